@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""What can go wrong, as privbind tells it.
+
+Every error is one line: what failed, on which object, why, and what to do about it. ``status`` is the exit status
+that the privbind command ends with (125: privbind failed; 126: the command cannot be executed; 127: not found).
+"""
+
+from __future__ import annotations
+
+
+class PrivbindError(Exception):
+    """privbind could not do what it was asked; nothing of the request is left behind."""
+
+    status = 125
+
+
+class UsageError(PrivbindError):
+    """The request itself is wrong: an option, an account, a path. Nothing was started."""
+
+
+class UnsupportedError(PrivbindError):
+    """A mechanism that this host does not offer, or that cannot honour this request exactly.
+
+    ``mechanism`` is its name, ``reason`` why, ``remedy`` what would change it (may be empty).
+    """
+
+    def __init__(self, mechanism: str, reason: str, remedy: str = "") -> None:
+        """Keep the three apart, so that a caller can list the reasons of several mechanisms."""
+        super().__init__(f"{mechanism}: {reason}" + (f" ({remedy})" if remedy else ""))
+        self.mechanism = mechanism
+        self.reason = reason
+        self.remedy = remedy
+
+
+class NotExecutableError(PrivbindError):
+    """The command was found, but the account cannot execute it."""
+
+    status = 126
+
+
+class NotFoundError(PrivbindError):
+    """There is no such command."""
+
+    status = 127
+
+
+def strerror(error: OSError) -> str:
+    """The kernel's words for an error, without Python's decoration."""
+    return error.strerror or str(error)

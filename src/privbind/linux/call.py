@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""System calls by number, for what Python's own modules do not offer.
+
+``_ctypes`` is used directly: importing ``ctypes`` would cost a launch half as much again as the interpreter's own
+start. One function of the C library is called, syscall(2); it exists in glibc and in musl alike.
+"""
+
+from __future__ import annotations
+
+from _ctypes import CFuncPtr, _SimpleCData, addressof, dlopen, dlsym, get_errno
+from _ctypes import Array as _Array
+from posix import strerror, uname
+
+from ..errors import PrivbindError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_RTLD_NOW = 2  # dlfcn.h
+_FUNCFLAG_CDECL = 1  # Modules/_ctypes/ctypes.h
+_FUNCFLAG_USE_ERRNO = 8
+
+# Number by machine (uname -m): arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h. A machine
+# that is missing is an error where a call is made, never a guess.
+_NUMBERS = {
+    "x86_64": {
+        "bind": 49,
+        "clone": 56,
+        "execve": 59,
+        "setfsuid": 122,
+        "setfsgid": 123,
+        "capget": 125,
+        "capset": 126,
+        "prctl": 157,
+        "seccomp": 317,
+        "bpf": 321,
+        "close_range": 436,  # 5.9
+    },
+    "aarch64": {
+        "bind": 200,
+        "clone": 220,
+        "execve": 221,
+        "setfsuid": 151,
+        "setfsgid": 152,
+        "capget": 90,
+        "capset": 91,
+        "prctl": 167,
+        "seccomp": 277,
+        "bpf": 280,
+        "close_range": 436,
+    },
+}
+
+
+class _Long(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "l"
+
+
+class _Char(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "c"
+
+
+class _Function(CFuncPtr):
+    _flags_ = _FUNCFLAG_CDECL | _FUNCFLAG_USE_ERRNO
+    _restype_ = _Long
+
+
+_syscall: Any = _Function(dlsym(dlopen(None, _RTLD_NOW), "syscall"))
+_arrays: dict[int, Any] = {}
+
+
+def machine() -> str:
+    """The machine's name as `uname -m` gives it."""
+    return uname().machine
+
+
+def address_of(buffer: bytearray) -> int:
+    """The address of a buffer's bytes; valid while the buffer lives and keeps its size."""
+    size = len(buffer)
+    array = _arrays.get(size)
+    if array is None:
+        array = _arrays[size] = type("Bytes", (_Array,), {"_type_": _Char, "_length_": size})
+    return int(addressof(array.from_buffer(buffer)))
+
+
+def number(name: str) -> int:
+    """A system call's number on this machine. Raises PrivbindError on a machine whose numbers are not known."""
+    try:
+        return _NUMBERS[machine()][name]
+    except KeyError:
+        raise PrivbindError(f"cannot call {name}(2) on {machine()}: only x86_64 and aarch64 are known") from None
+
+
+def syscall(name: str | int, *args: int | bytes | bytearray) -> int:
+    """Make a system call, by name or by number.
+
+    An int is passed as a long, bytes as a pointer to a copy that the kernel only reads, a bytearray as a pointer to
+    its own memory. Returns the call's result; raises OSError when that is -1.
+    """
+    result = syscall_raw(number(name) if isinstance(name, str) else name, *args)
+    if result == -1:
+        error = get_errno()
+        raise OSError(error, strerror(error))
+    return result
+
+
+def syscall_raw(nr: int, *args: int | bytes | bytearray) -> int:
+    """Like `syscall`, by number only; returns -1 on error and leaves the errno to `last_errno`."""
+    converted = [
+        _Long(arg) if isinstance(arg, int) else _Long(address_of(arg)) if isinstance(arg, bytearray) else arg
+        for arg in args
+    ]
+    return int(_syscall(_Long(nr), *converted))
+
+
+def last_errno() -> int:
+    """The errno of the last failed `syscall_raw`; means nothing after one that did not fail."""
+    return int(get_errno())

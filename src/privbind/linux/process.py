@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Processes: a fork that nobody hears of, an exec to the byte, file access as somebody else, closing ranges."""
+
+from __future__ import annotations
+
+from errno import EPERM
+from struct import pack
+
+from .call import address_of, number, syscall, syscall_raw
+
+WAIT_ALL = 0x40000000  # __WALL, linux/wait.h: children that end without SIGCHLD too
+_INVALID_ID = 0xFFFFFFFF  # (uid_t) -1
+
+
+def fork_unheard() -> int:
+    """Like fork(2), but the child's end raises no SIGCHLD here: clone(2) with exit signal 0.
+
+    The child is waited for with `WAIT_ALL`, and nothing else of this process's children is. Python's own bookkeeping
+    after a fork is not run: for a process with a single thread there is none that matters.
+    """
+    return syscall("clone", 0, 0, 0, 0, 0)
+
+
+def execve(path: bytes, argv: list[bytes], environment: list[bytes]) -> None:
+    """execve(2) with the environment's entries as they are: duplicates and entries without ``=`` included.
+
+    Returns only by raising OSError.
+    """
+    memory: list[bytearray] = []
+    syscall("execve", path, _vector(argv, memory), _vector(environment, memory))
+
+
+def _vector(strings: list[bytes], memory: list[bytearray]) -> bytearray:
+    """A char *[] with its strings, kept alive by ``memory``."""
+    block = bytearray(b"".join(string + b"\0" for string in strings) or b"\0")
+    memory.append(block)
+    address = address_of(block)
+    addresses = []
+    for string in strings:
+        addresses.append(address)
+        address += len(string) + 1
+    return bytearray(pack(f"{len(addresses) + 1}N", *addresses, 0))
+
+
+def set_file_ids(uid: int, gid: int) -> None:
+    """The ids that count for access to files (setfsuid(2), setfsgid(2)).
+
+    Those calls report no errors but return the id that was set before, so each is asked a second time with an id
+    that is never valid; raises PermissionError when the first did not take.
+    """
+    for name, wanted in (("setfsgid", gid), ("setfsuid", uid)):
+        nr = number(name)
+        syscall_raw(nr, wanted)
+        if syscall_raw(nr, _INVALID_ID) & _INVALID_ID != wanted:
+            raise PermissionError(EPERM, f"{name}({wanted}) had no effect")
+
+
+def close_from(lowest: int) -> None:
+    """Close every descriptor from this number on (close_range(2), Linux 5.9)."""
+    syscall("close_range", lowest, 0xFFFFFFFF, 0)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""How the kernel is made to honour a grant: one module a mechanism, each with the same two functions.
+
+``probe(request)`` raises UnsupportedError when this host does not offer the mechanism or when it could not honour
+the request exactly; it finds out by doing and changes nothing that is seen outside. ``prepare(request)`` returns a
+`Prepared`; it may fail freely, and then it leaves the host as it was.
+"""
+
+from __future__ import annotations
+
+from ..errors import UnsupportedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from ..request import Request
+
+    class Mechanism(Protocol):
+        """What a mechanism's module offers."""
+
+        def probe(self, request: Request) -> None:
+            """Raise UnsupportedError when this mechanism cannot honour the request exactly."""
+
+        def prepare(self, request: Request) -> Prepared:
+            """Make ready, as root; raise PrivbindError and leave nothing behind when that fails."""
+
+
+ORDER = ("bpf", "seccomp", "preload", "ambient")
+"""All mechanisms, in the order in which auto tries them."""
+
+_BUILT = ("preload",)
+
+
+class Prepared:
+    """A mechanism made ready for one launch. This one does nothing: a mechanism overrides what it needs."""
+
+    keep: tuple[int, ...] = ()
+    """Capabilities that stay permitted while the account is taken."""
+
+    notes: tuple[str, ...] = ()
+    """What ``-v`` tells of it, a line each."""
+
+    def enter(self) -> None:
+        """Do the last step that needs privilege, right before the account is taken."""
+
+    def seal(self) -> None:
+        """Do the last step of all, as the account, right before exec."""
+
+    def environment(self, entries: list[bytes]) -> list[bytes]:
+        """Make the command's environment of the caller's: entries ``NAME=value``, as execve(2) takes them."""
+        return entries
+
+    def cancel(self) -> None:
+        """Undo what was prepared, since the launch failed."""
+
+
+def load(name: str) -> Mechanism:
+    """Import a mechanism. Raises UnsupportedError for one that this version does not have."""
+    if name not in _BUILT:
+        raise UnsupportedError(name, "this version of privbind does not have it")
+    module = __import__(name, globals(), None, ("probe", "prepare"), 1)
+    return module  # type: ignore[no-any-return]
