@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 from errno import EPERM
-from struct import pack
+from struct import Struct, pack
 
 from .call import address_of, number, syscall, syscall_raw
 
 WAIT_ALL = 0x40000000  # __WALL, linux/wait.h: children that end without SIGCHLD too
+
+RLIMIT_CORE = 4  # asm-generic/resource.h
+RLIMIT_NPROC = 6
+RLIMIT_NOFILE = 7
+_LIMIT = Struct("=QQ")  # struct rlimit64: soft, hard
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _INVALID_ID = 0xFFFFFFFF  # (uid_t) -1
 
 
@@ -55,6 +62,29 @@ def set_file_ids(uid: int, gid: int) -> None:
             raise PermissionError(EPERM, f"{name}({wanted}) had no effect")
 
 
-def close_from(lowest: int) -> None:
-    """Close every descriptor from this number on (close_range(2), Linux 5.9)."""
+def close_all_but(keep: tuple[int, ...]) -> None:
+    """Close every descriptor of this process but these (close_range(2), Linux 5.9)."""
+    lowest = 0
+    for fd in sorted(keep):
+        if fd > lowest:
+            syscall("close_range", lowest, fd - 1, 0)
+        lowest = fd + 1
     syscall("close_range", lowest, 0xFFFFFFFF, 0)
+
+
+def limit(resource: int) -> tuple[int, int]:
+    """A resource limit of this process, soft and hard (prlimit(2))."""
+    old = bytearray(_LIMIT.size)
+    syscall("prlimit64", 0, resource, 0, old)
+    soft, hard = _LIMIT.unpack(old)
+    return soft, hard
+
+
+def set_limit(resource: int, soft: int, hard: int) -> None:
+    """Set a resource limit of this process."""
+    syscall("prlimit64", 0, resource, bytearray(_LIMIT.pack(soft, hard)), 0)
+
+
+def end_with_parent(signal: int) -> None:
+    """Be sent a signal when the parent ends (PR_SET_PDEATHSIG). Forgotten when ids or capabilities change."""
+    syscall("prctl", _PR_SET_PDEATHSIG, signal, 0, 0, 0)

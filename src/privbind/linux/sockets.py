@@ -3,7 +3,19 @@
 
 from __future__ import annotations
 
-from _socket import AF_INET, SOCK_DGRAM, SOL_SOCKET, socket
+from _socket import (
+    AF_INET,
+    AF_UNIX,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    SOCK_DGRAM,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socket,
+    socketpair,
+)
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from posix import close
 from struct import pack, unpack
 
 from .call import syscall
@@ -16,13 +28,35 @@ SO_DOMAIN = 39  # 2.6.32
 SO_COOKIE = 57  # 4.12 for getsockopt
 SO_NETNS_COOKIE = 71  # 5.14
 
+SOCK_DCCP = 6  # linux/net.h
+
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
 IPPROTO_UDPLITE = 136
 IPPROTO_MPTCP = 262  # 5.6
 
+FIRST_FREE = 3
+"""The lowest descriptor that is not a standard one."""
+
+_DESCRIPTION = (SO_DOMAIN, SO_TYPE, SO_PROTOCOL)
+
 DEFAULT_PORT_START = 1024  # PROT_SOCK, net/sock.h
 _PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"  # 4.11
+
+
+def pair() -> tuple[socket, socket]:
+    """Two connected SOCK_SEQPACKET unix sockets, neither at a standard descriptor's number even if one is closed."""
+    ends = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    return _above_standard(ends[0]), _above_standard(ends[1])
+
+
+def _above_standard(sock: socket) -> socket:
+    if sock.fileno() >= FIRST_FREE:
+        return sock
+    try:
+        return socket(AF_UNIX, SOCK_SEQPACKET, 0, fcntl(sock.fileno(), F_DUPFD_CLOEXEC, FIRST_FREE))
+    finally:
+        sock.close()
 
 
 def option_u64(sock: socket, option: int) -> int:
@@ -81,3 +115,48 @@ def may_bind_reserved(probe: socket, port: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def _option(fd: int, option: int, size: int) -> bytearray:
+    value = bytearray(size)
+    syscall("getsockopt", fd, SOL_SOCKET, option, value, bytearray(pack("=I", size)))
+    return value
+
+
+def is_domain(fd: int, domain: int) -> bool:
+    """Whether a descriptor is a socket of this domain."""
+    try:
+        return int(unpack("=i", _option(fd, SO_DOMAIN, 4))[0]) == domain
+    except OSError:
+        return False
+
+
+def describe(fd: int) -> tuple[int, int, int, int]:
+    """A socket's domain, type, protocol and network namespace cookie. Raises OSError for what is no socket."""
+    domain, kind, protocol = (int(unpack("=i", _option(fd, option, 4))[0]) for option in _DESCRIPTION)
+    return domain, kind, protocol, int(unpack("=Q", _option(fd, SO_NETNS_COOKIE, 8))[0])
+
+
+def set_reuse_port(fd: int) -> None:
+    """SO_REUSEPORT: sockets of one user that all set it may be bound to the same address and port."""
+    syscall("setsockopt", fd, SOL_SOCKET, SO_REUSEPORT, bytearray(pack("=i", 1)), 4)
+
+
+def send_now(fd: int, data: bytes) -> None:
+    """Send without ever waiting and without SIGPIPE. Raises OSError when that cannot be done."""
+    syscall("sendto", fd, data, len(data), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0)
+
+
+def close_now(fd: int) -> None:
+    """Close a descriptor that somebody else made, without waiting.
+
+    The last close(2) of a connection waits as long as SO_LINGER says, which its maker chose, so a connection loses that
+    option first; a socket without a peer has nothing to wait for and keeps it.
+    """
+    try:
+        if any(_option(fd, SO_LINGER, 8)[:4]):
+            syscall("getpeername", fd, bytearray(128), bytearray(pack("=I", 128)))
+            syscall("setsockopt", fd, SOL_SOCKET, SO_LINGER, bytearray(8), 8)
+    except OSError:
+        pass
+    close(fd)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""The account: who the command runs as. Looking it up, becoming it, and checking that it took."""
+
+from __future__ import annotations
+
+import posix
+
+from .errors import PrivbindError, UsageError, strerror
+from .linux import capabilities, prctl
+from .linux.process import set_file_ids
+from .policy import MAX_ID, PolicyError, number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pwd import struct_passwd
+    from types import TracebackType
+
+_NO_CHANGE = 0xFFFFFFFF  # (uid_t) -1 and (gid_t) -1 mean "leave as it is" to setresuid(2)
+
+
+class Account:
+    """Who the command runs as: uid, gid, supplementary groups; name, home and shell where passwd knows them."""
+
+    def __init__(
+        self, uid: int, gid: int, groups: tuple[int, ...], *, name: str = "", home: str = "", shell: str = ""
+    ) -> None:
+        """Raise UsageError for root, and for the ids that mean "no change" to the kernel."""
+        if uid == 0:
+            raise UsageError("-u: the command must not run as root (root may bind every port without privbind)")
+        if _NO_CHANGE in (uid, gid):
+            raise UsageError(f"the id {_NO_CHANGE} cannot be taken: to the kernel it means 'no change'")
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups
+        self.name = name
+        self.home = home
+        self.shell = shell
+
+    def __str__(self) -> str:
+        groups = ",".join(map(str, self.groups)) or "none"
+        return f"{self.name or 'uid'} uid={self.uid} gid={self.gid} groups={groups}"
+
+
+def look_up(user: str, group: str | None = None, supplementary: bool = True) -> Account:
+    """Find an account by name or uid. ``group`` is a name or gid, None for the user's primary group.
+
+    Digits mean an id, which needs no entry (a uid without one needs ``group``); anything else is a name. Without
+    ``supplementary`` there are no supplementary groups, else those that initgroups(3) gives. Raises UsageError.
+    """
+    entry = _passwd_entry(user)
+    uid = entry.pw_uid if entry else _id(user, "-u: uid")
+    if uid == 0:
+        return Account(uid, 0, ())
+    if group is not None:
+        gid = _group_id(group)
+    elif entry:
+        gid = entry.pw_gid
+    else:
+        raise UsageError(f"-u: uid {uid} has no passwd entry to take a group from (name one with -g)")
+    if not entry:
+        return Account(uid, gid, ())
+    groups = tuple(posix.getgrouplist(entry.pw_name, gid)) if supplementary else ()
+    return Account(uid, gid, groups, name=entry.pw_name, home=entry.pw_dir, shell=entry.pw_shell)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _id(text: str, what: str) -> int:
+    try:
+        return number(text, 0, MAX_ID, what)
+    except PolicyError as error:
+        raise UsageError(str(error)) from None
+
+
+def _passwd_entry(user: str) -> struct_passwd | None:
+    """The user's entry; None for a number that has none."""
+    from pwd import getpwnam, getpwuid
+
+    try:
+        if _is_id(user):
+            return getpwuid(_id(user, "-u: uid"))
+        return getpwnam(user)
+    except (KeyError, ValueError):
+        if _is_id(user):
+            return None
+        raise UsageError(f"-u: unknown user '{user}'") from None
+
+
+def _group_id(group: str) -> int:
+    if _is_id(group):
+        return _id(group, "-g: gid")
+    from grp import getgrnam
+
+    try:
+        return getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise UsageError(f"-g: unknown group '{group}'") from None
+
+
+def missing_capabilities(needed: tuple[int, ...]) -> list[str]:
+    """The names of those that this process cannot use."""
+    effective = capabilities.get()[1]
+    return [capabilities.NAMES[wanted] for wanted in needed if not effective >> wanted & 1]
+
+
+class FileAccess:
+    """A context in which this process opens and looks up files as the account would, and as nobody else.
+
+    Only access to files changes (setfsuid(2)), so nothing else can send signals to it or trace it meanwhile; the
+    capabilities that override file permissions are out of effect unless the process keeps them by other means.
+    """
+
+    def __init__(self, account: Account) -> None:
+        """Change nothing yet."""
+        self._account = account
+
+    def __enter__(self) -> FileAccess:
+        self._groups = posix.getgroups()
+        try:
+            posix.setgroups(self._account.groups)
+            set_file_ids(self._account.uid, self._account.gid)
+        except OSError as error:
+            self._leave()
+            raise PrivbindError(f"cannot look at files as {self._account}: {strerror(error)}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        set_file_ids(posix.geteuid(), posix.getegid())
+        posix.setgroups(self._groups)
+
+
+def become(account: Account, keep: tuple[int, ...] = ()) -> None:
+    """Become the account for good, with no capability but ``keep`` (permitted and effective), and check that.
+
+    Groups first, then gid, then uid: each step needs a privilege that the next gives up. Raises PrivbindError; the
+    process must then end, since some of the steps may have been taken.
+    """
+    step = "supplementary groups"
+    try:
+        posix.setgroups(account.groups)
+        step = f"gid {account.gid}"
+        posix.setresgid(account.gid, account.gid, account.gid)
+        prctl.set_keep_capabilities(bool(keep))
+        step = f"uid {account.uid}"
+        posix.setresuid(account.uid, account.uid, account.uid)
+        step = "capabilities"
+        # Leaving uid 0 clears them, but only that: one who starts with ambient capabilities, or with the securebit
+        # that turns this off, would keep them.
+        prctl.clear_ambient()
+        kept = capabilities.mask(*keep)
+        capabilities.put(kept, kept, 0)
+    except OSError as error:
+        raise PrivbindError(f"cannot become {account}: {step}: {strerror(error)}") from error
+    verify(account, keep)
+
+
+def verify(account: Account, keep: tuple[int, ...] = ()) -> None:
+    """Check that this process is the account and nothing more. Raises PrivbindError."""
+    kept = capabilities.mask(*keep)
+    checks = (
+        ("user ids", posix.getresuid(), (account.uid,) * 3),
+        ("group ids", posix.getresgid(), (account.gid,) * 3),
+        ("groups", sorted(set(posix.getgroups())), sorted(set(account.groups))),
+        # The ambient set is always within permitted and inheritable: with no inheritable one it is empty.
+        ("capabilities", capabilities.get(), (kept, kept, 0)),
+    )
+    for what, found, wanted in checks:
+        if found != wanted:
+            raise PrivbindError(f"became {account}, but the {what} are {found}, not {wanted}")
+    try:
+        posix.setuid(0)
+    except OSError:
+        return
+    raise PrivbindError(f"became {account}, but could become root again")

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""The command: which file a name means for an account, and what kind of program that file is."""
+
+from __future__ import annotations
+
+import posix
+from stat import S_IMODE, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
+from struct import Struct
+
+from .account import FileAccess
+from .errors import NotExecutableError, NotFoundError, strerror
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .account import Account
+
+SHELL = b"/bin/sh"
+"""What execvp(3) runs a file with that the kernel does not know how to execute."""
+
+_DEFAULT_PATH = b"/bin:/usr/bin"  # execvp(3), glibc since 2.24
+_MAX_INTERPRETERS = 5  # fs/exec.c: bprm recursion depth
+_HEAD = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
+
+_ELF_MACHINES = {62: "x86_64", 183: "aarch64", 3: "i386", 40: "arm"}  # linux/elf-em.h
+_PT_INTERP = 3
+_ET_DYN = 3
+
+
+class Elf:
+    """What matters of an ELF file: its class in bits, its machine, whether a loader is named, whether it is shared.
+
+    ``interpreter`` is the path in PT_INTERP, empty for a static program; ``shared`` says that it is of type ET_DYN.
+    """
+
+    def __init__(self, bits: int, machine: str, interpreter: bytes, shared: bool) -> None:
+        """Keep the four."""
+        self.bits = bits
+        self.machine = machine
+        self.interpreter = interpreter
+        self.shared = shared
+
+
+class Program:
+    """The file that a command name means.
+
+    ``path`` is what is executed. ``image`` is the file whose machine code runs in the end: the same file, or for a
+    script the last interpreter of its ``#!`` lines. ``elf`` is None when that is no ELF file, or ``unreadable``
+    says why it could not be looked at. ``gains`` names the privilege that executing the image gives ("" for none).
+    """
+
+    def __init__(self, path: bytes, image: bytes, elf: Elf | None, gains: str = "", unreadable: str = "") -> None:
+        """Keep what was found."""
+        self.path = path
+        self.image = image
+        self.elf = elf
+        self.gains = gains
+        self.unreadable = unreadable
+
+
+def find(name: bytes, path: bytes | None, account: Account) -> Program:
+    """Find the file that ``name`` means for the account, as execvp(3) would: PATH is ``path``, None for the default.
+
+    Raises NotFoundError, or NotExecutableError when the account may not execute what there is.
+    """
+    refused: tuple[bytes, str] | None = None
+    shown = name.decode("utf-8", "backslashreplace")
+    with FileAccess(account):
+        for candidate in _candidates(name, path):
+            try:
+                if not S_ISREG(posix.stat(candidate).st_mode):
+                    refused = refused or (candidate, "it is not a regular file")
+                elif posix.access(candidate, posix.X_OK, effective_ids=True):
+                    break
+                else:
+                    refused = refused or (candidate, "Permission denied")
+            except PermissionError as error:
+                refused = refused or (candidate, strerror(error))
+            except (OSError, ValueError):
+                continue
+        else:
+            if refused:
+                where = refused[0].decode("utf-8", "backslashreplace")
+                raise NotExecutableError(f"cannot execute '{where}' as {account}: {refused[1]}")
+            raise NotFoundError(f"command '{shown}' was not found")
+    return inspect(candidate, account)
+
+
+def _candidates(name: bytes, path: bytes | None) -> list[bytes]:
+    if b"/" in name or not name:
+        return [name] if name else []
+    folders = (_DEFAULT_PATH if path is None else path).split(b":")
+    return [(folder or b".") + b"/" + name for folder in folders]
+
+
+def inspect(path: bytes, account: Account) -> Program:
+    """Look at an executable, following ``#!`` lines. What is no ELF file and no script is run by the shell."""
+    image = path
+    for _ in range(_MAX_INTERPRETERS):
+        try:
+            with open(image, "rb", buffering=0) as file:
+                head = file.read(_HEAD)
+                if head.startswith(b"\x7fELF"):
+                    return Program(path, image, _read_elf(head, file.fileno()), _gains(image, account))
+        except OSError as error:
+            return Program(path, image, None, unreadable=strerror(error))
+        image = _interpreter(head) or SHELL
+    return Program(path, image, None, unreadable="too many interpreters")
+
+
+def _interpreter(head: bytes) -> bytes:
+    """The path in a ``#!`` line; empty where there is none."""
+    if not head.startswith(b"#!"):
+        return b""
+    words = head[2:].split(b"\n", 1)[0].split(None, 1)
+    return words[0] if words else b""
+
+
+def read_elf(path: bytes) -> Elf | None:
+    """What kind of ELF file this is, None for any other file. Raises OSError when it cannot be read."""
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(_HEAD)
+        return _read_elf(head, file.fileno()) if head.startswith(b"\x7fELF") else None
+
+
+def _read_elf(head: bytes, fd: int) -> Elf | None:
+    """Read the headers (elf(5)); None when they make no sense."""
+    if len(head) < 52 or head[4] not in (1, 2) or head[5] not in (1, 2):
+        return None
+    bits = 32 * head[4]
+    order = "<" if head[5] == 1 else ">"
+    word = "I" if bits == 32 else "Q"
+    # e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize, e_phnum
+    header = Struct(f"{order}HHI{word}{word}{word}IHHH")
+    if len(head) < 16 + header.size:
+        return None
+    kind, machine, _, _, table, _, _, _, entry_size, entries = header.unpack_from(head, 16)
+    # 64 bits: p_type, p_flags, p_offset …, p_filesz; 32 bits: p_type, p_offset …, p_filesz
+    entry = Struct(f"{order}I4xQ16xQ" if bits == 64 else f"{order}II8xI")
+    interpreter = b""
+    if entry_size >= entry.size:
+        block = posix.pread(fd, entries * entry_size, table)
+        for start in range(0, len(block) - entry.size + 1, entry_size):
+            segment, offset, size = entry.unpack_from(block, start)
+            if segment == _PT_INTERP:
+                interpreter = posix.pread(fd, min(size, 4096), offset).split(b"\0", 1)[0]
+    return Elf(bits, _ELF_MACHINES.get(machine, f"machine {machine}"), interpreter, kind == _ET_DYN)
+
+
+def _gains(image: bytes, account: Account) -> str:
+    """The privilege that this account gains by executing the image, in words."""
+    found = posix.stat(image)
+    mode = S_IMODE(found.st_mode)
+    if mode & S_ISUID and found.st_uid != account.uid:
+        return f"it is setuid to uid {found.st_uid}"
+    if mode & S_ISGID and mode & S_IXGRP and found.st_gid != account.gid:
+        return f"it is setgid to gid {found.st_gid}"
+    try:
+        posix.getxattr(image, "security.capability")
+    except OSError:
+        return ""
+    return "it has file capabilities"

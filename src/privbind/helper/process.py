@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""The helper's life: forked where nobody notices, stripped to what it needs, serving, and its end.
+
+Taken over completely by what it reads, it can do what its capabilities allow and nothing else: it has no descriptor
+but its front door and /dev/null, no identity that owns anything, and a filter that lets it open nothing.
+"""
+
+from __future__ import annotations
+
+import posix
+from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGKILL, SIGTERM, pthread_sigmask, signal
+
+from ..errors import PrivbindError, strerror
+from ..linux import capabilities, prctl, process, seccomp, sockets
+from . import identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..account import Account
+
+_SYSTEM_CALLS = (
+    "recvmsg",
+    "sendto",
+    "bind",
+    "getsockopt",
+    "setsockopt",
+    "getpeername",
+    "close",
+    "poll",
+    "ppoll",
+    "exit_group",
+    # What the interpreter and the C library do between those: memory, locks, the way back from a signal.
+    "brk",
+    "munmap",
+    "mremap",
+    "madvise",
+    "futex",
+    "rt_sigreturn",
+    "restart_syscall",
+    "clock_gettime",
+    # Only to give up what it has (a helper that stays although its work is done).
+    "capset",
+)
+_READY = b"ready"
+_MAX_STORY = 1024
+
+
+def adopts_orphans() -> bool:
+    """Whether a process that this one leaves behind becomes its child again: as pid 1, or as a subreaper."""
+    return posix.getpid() == 1 or prctl.is_child_subreaper()
+
+
+class Job:
+    """What a helper is started for.
+
+    ``serve`` answers requests until there is no more to do; ``descriptors`` are those it needs; ``capabilities``
+    those it holds; ``port_start`` is the first port that is not reserved.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[[], None],
+        descriptors: tuple[int, ...],
+        account: Account,
+        port_start: int,
+        capabilities: tuple[int, ...],
+    ) -> None:
+        """Keep what it is started for."""
+        self.serve = serve
+        self.descriptors = descriptors
+        self.account = account
+        self.port_start = port_start
+        self.capabilities = capabilities
+
+
+def start(job: Job) -> int:
+    """Start a helper and wait until it serves. Returns its pid; raises PrivbindError with its reason.
+
+    It is forked twice and has a session of its own, so that this process has no child afterwards. Where an orphan
+    would come back as a child (`adopts_orphans`), it is forked once and lives as long as this process does.
+    """
+    stays = adopts_orphans()
+    ours, theirs = sockets.pair()
+    try:
+        child = process.fork_unheard()
+        if child == 0:
+            _end(lambda: _child(job, theirs.fileno(), stays))
+        theirs.close()
+        if not stays:
+            posix.waitpid(child, process.WAIT_ALL)
+        story = ours.recv(_MAX_STORY)
+    except OSError as error:
+        raise PrivbindError(f"cannot start the helper: {strerror(error)}") from error
+    finally:
+        theirs.close()
+        ours.close()
+    word, _, rest = story.partition(b" ")
+    if word != _READY:
+        if stays:
+            posix.waitpid(child, process.WAIT_ALL)
+        raise PrivbindError(f"cannot start the helper: {story.decode('utf-8', 'replace') or 'it died'}")
+    return int(rest)
+
+
+def _end(body: Callable[[], None]) -> None:
+    """Run the body of a forked process, which must not return into the launch."""
+    try:
+        body()
+    finally:
+        posix._exit(0)
+
+
+def _child(job: Job, story: int, stays: bool) -> None:
+    parent = posix.getppid()
+    posix.setsid()
+    if not stays and posix.fork() != 0:
+        return
+    pid = posix.getpid()
+    try:
+        _strip(job, story)
+        if stays:
+            # Sent when the thread that started it ends, so this presumes a command whose main thread lives to its end.
+            process.end_with_parent(SIGKILL)
+            if posix.getppid() != parent:
+                return
+        seccomp.install(seccomp.allow_only(_SYSTEM_CALLS))
+    except Exception as error:  # whatever it is, the launch must hear of it
+        reason = strerror(error) if isinstance(error, OSError) else str(error)
+        sockets.send_now(story, reason.encode("utf-8", "surrogateescape")[:_MAX_STORY])
+        return
+    sockets.send_now(story, _READY + b" %d" % pid)
+    posix.close(story)
+    job.serve()
+    if stays:
+        _stay()
+
+
+def _strip(job: Job, story: int) -> None:
+    """Become nobody in particular, with no more than the job's capabilities."""
+    process.close_all_but((*job.descriptors, story))
+    # Whatever the interpreter might ever print must not land in a socket of the command.
+    null = posix.open("/dev/null", posix.O_RDWR)
+    for standard in range(3):
+        if standard != null and standard not in (*job.descriptors, story):
+            posix.dup2(null, standard)
+    for number in (SIGINT, SIGTERM, SIGHUP):
+        signal(number, SIG_IGN)
+    pthread_sigmask(SIG_SETMASK, ())
+    posix.chdir("/")
+    posix.umask(0o077)
+    prctl.set_name("privbind-helper")
+    prctl.set_no_new_privileges()
+    if capabilities.effective(capabilities.CAP_SETPCAP):
+        _cut_bounding_set()
+        prctl.set_securebits(
+            prctl.SECBIT_NOROOT
+            | prctl.SECBIT_NOROOT_LOCKED
+            | prctl.SECBIT_KEEP_CAPS
+            | prctl.SECBIT_NO_CAP_AMBIENT_RAISE
+            | prctl.SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED
+        )
+    else:
+        prctl.set_keep_capabilities(True)
+    # Asked now, since the filter lets no socket be made; answered after the privileges are gone.
+    probe = sockets.bound_probe()
+    prctl.clear_ambient()
+    identity.take(job.account, job.capabilities)
+    may_bind = sockets.may_bind_reserved(probe, job.port_start - 1)
+    probe.close()
+    if not may_bind:
+        raise PrivbindError("it may not bind reserved ports in this network namespace, which another user namespace owns")
+    prctl.set_not_dumpable()
+    process.set_limit(process.RLIMIT_NPROC, 0, 0)
+    process.set_limit(process.RLIMIT_CORE, 0, 0)
+
+
+def _cut_bounding_set() -> None:
+    for capability in range(capabilities.LAST_POSSIBLE + 1):
+        try:
+            prctl.drop_from_bounding_set(capability)
+        except OSError:  # EINVAL: the kernel knows no more
+            return
+
+
+def _stay() -> None:
+    """Wait for the end without privileges, since it would be noticed."""
+    from select import poll
+
+    capabilities.put(0, 0, 0)
+    forever = poll()
+    while True:
+        forever.poll()

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""The launch: choose a mechanism, prepare it, become the account, exec the command."""
+
+from __future__ import annotations
+
+from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal
+from errno import ENOENT, ENOEXEC
+
+from . import account, mechanisms
+from .command import SHELL
+from .errors import NotExecutableError, NotFoundError, UnsupportedError, strerror
+from .linux import prctl, process
+from .request import AUTO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .mechanisms import Mechanism
+    from .request import Request
+
+    Tell = Callable[[str], None]
+    """Takes one line of the story that ``-v`` prints."""
+
+_CHANGED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
+"""What the interpreter ignores from its start (Python/pylifecycle.c); its SIGINT handler ends with exec."""
+
+
+class Choice:
+    """The mechanism chosen (None: none is needed) and why each other one was passed over."""
+
+    def __init__(self, name: str, mechanism: Mechanism | None, passed_over: list[UnsupportedError]) -> None:
+        """Keep the choice."""
+        self.name = name
+        self.mechanism = mechanism
+        self.passed_over = passed_over
+
+
+def choose(request: Request) -> Choice:
+    """The first mechanism that this host offers and that honours the request exactly; or the one asked for.
+
+    Raises UnsupportedError when there is none.
+    """
+    if not needs_mechanism(request):
+        return Choice("none", None, [])
+    passed_over = []
+    for name in mechanisms.ORDER if request.via == AUTO else (request.via,):
+        try:
+            mechanism = mechanisms.load(name)
+            mechanism.probe(request)
+        except UnsupportedError as error:
+            passed_over.append(error)
+        else:
+            return Choice(name, mechanism, passed_over)
+    if request.via != AUTO:
+        raise passed_over[0]
+    raise UnsupportedError(AUTO, "no mechanism fits: " + "; ".join(map(str, passed_over)))
+
+
+def needs_mechanism(request: Request) -> bool:
+    """Whether anything that was asked for is reserved in this network namespace."""
+    rules = request.grant.policy.rules
+    lowest = 1 if rules is None else min(rule.ports.low for rule in rules)
+    return lowest < request.port_start
+
+
+def warnings(request: Request) -> list[str]:
+    """What of the request every program may do anyway, since the port is not reserved here."""
+    found = []
+    start = request.port_start
+    rules = request.grant.policy.rules or ()
+    open_rules = [str(rule) for rule in rules if rule.ports.high >= start and str(rule.ports) != "any"]
+    if open_rules:
+        found.append(f"ports from {start} on are not reserved here: {','.join(open_rules)} does not keep others from them")
+    elif not needs_mechanism(request):
+        found.append(f"no port is reserved here (ip_unprivileged_port_start is {start}): every program may bind all")
+    reuse = [str(ports) for ports in request.grant.reuse_ports if ports.high >= start]
+    if reuse:
+        found.append(f"-r {','.join(reuse)}: SO_REUSEPORT is set for reserved ports only, which end below {start}")
+    return found
+
+
+def launch(request: Request, choice: Choice, ignored_signals: int, tell: Tell) -> None:
+    """Become the command. Returns only by raising PrivbindError.
+
+    ``ignored_signals`` is the mask (bit 0: signal 1) of what was ignored before Python started.
+    """
+    prepared = choice.mechanism.prepare(request) if choice.mechanism else mechanisms.Prepared()
+    try:
+        for note in prepared.notes:
+            tell(f"{choice.name}: {note}")
+        tell(f"run: {request.program.path.decode('utf-8', 'backslashreplace')} as {request.account}")
+        environment = prepared.environment(request.environment)
+        prepared.enter()
+        if request.no_new_privileges:
+            prctl.set_no_new_privileges()
+        account.become(request.account, prepared.keep)
+        prepared.seal()
+        for number in _CHANGED_BY_PYTHON:
+            if not ignored_signals >> (number - 1) & 1:
+                signal(number, SIG_DFL)
+        _execute(request, environment)
+    except BaseException:
+        prepared.cancel()
+        raise
+
+
+def _execute(request: Request, environment: list[bytes]) -> None:
+    path = request.program.path
+    try:
+        try:
+            process.execve(path, request.argv, environment)
+        except OSError as error:
+            if error.errno != ENOEXEC:
+                raise
+            process.execve(SHELL, [SHELL, path, *request.argv[1:]], environment)
+    except OSError as error:
+        shown = path.decode("utf-8", "backslashreplace")
+        kind = NotFoundError if error.errno == ENOENT and not _exists(path) else NotExecutableError
+        raise kind(f"cannot execute '{shown}' as {request.account}: {strerror(error)}") from error
+
+
+def _exists(path: bytes) -> bool:
+    from posix import stat
+
+    try:
+        stat(path)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: MIT
+"""preload: a shim in the command forwards refused binds, with the socket, to the helper, which binds it.
+
+Serves dynamically linked programs anywhere, with no more privilege than the bind itself needs.
+"""
+
+from __future__ import annotations
+
+import posix
+from fcntl import F_DUPFD, fcntl
+
+from ..account import FileAccess, missing_capabilities
+from ..command import read_elf
+from ..errors import PrivbindError, UnsupportedError, strerror
+from ..helper import channel
+from ..helper.judge import Judge
+from ..helper.process import Job, adopts_orphans, start
+from ..linux import process, sockets
+from ..linux.call import machine
+from ..linux.capabilities import CAP_NET_BIND_SERVICE
+from . import Prepared
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
+    from ..request import Request
+
+NAME = "preload"
+SHIM = "_preload/libprivbind.so"
+"""privbind's own shim, beside this package's modules."""
+
+_LIBRARIES = b"LD_PRELOAD="
+_CHANNEL = b"PRIVBIND_CHANNEL="
+_SEPARATORS = {b" ": "a space", b":": "a colon", b"$": "a dollar sign", b"\n": "a line break", b"\t": "a tab"}
+"""What ld.so(8) does not take as part of a name in LD_PRELOAD."""
+
+_HIGHEST_CHANNEL = 1023  # programs that close "all" descriptors stop here at the latest
+_ST_NOEXEC = 8  # bits/statvfs.h
+
+
+def probe(request: Request) -> None:
+    """Raise UnsupportedError where there is no shim, where it would not reach the command, or no helper can bind."""
+    check_shim(shim_path(request), request)
+    _check_reach(request)
+    if missing_capabilities((CAP_NET_BIND_SERVICE,)):
+        raise UnsupportedError(NAME, "CAP_NET_BIND_SERVICE is missing", "run as root, or add that capability")
+    try:
+        sockets.netns_cookie()
+    except OSError:
+        raise UnsupportedError(NAME, "the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it") from None
+
+
+def shim_path(request: Request) -> bytes:
+    """The shim that this launch preloads, as an absolute path."""
+    if request.library is None:
+        return (__file__.rsplit("/", 2)[0] + "/" + SHIM).encode("utf-8", "surrogateescape")
+    if request.library.startswith(b"/"):
+        return request.library
+    return posix.getcwdb() + b"/" + request.library
+
+
+def check_shim(path: bytes, request: Request) -> None:
+    """Raise UnsupportedError when ld.so(8) would not load this shim into the command.
+
+    It would say so at most on stderr and start the command without it.
+    """
+    shown = path.decode("utf-8", "backslashreplace")
+    for separator, name in _SEPARATORS.items():
+        if separator in path:
+            raise _refusal(f"the path of the shim '{shown}' has {name} in it, which LD_PRELOAD cannot name")
+    try:
+        elf = read_elf(path)
+    except FileNotFoundError:
+        if request.library is not None:
+            raise _refusal(f"the shim '{shown}' does not exist") from None
+        raise _refusal("its shim was not built", "install a C compiler and make, then install privbind again") from None
+    except OSError as error:
+        raise _refusal(f"cannot read the shim '{shown}': {strerror(error)}") from error
+    if elf is None or not elf.shared:
+        raise _refusal(f"the shim '{shown}' is not a shared ELF library")
+    if (elf.bits, elf.machine) != (64, machine()):
+        raise _refusal(f"the shim '{shown}' is for {elf.machine}, not for {machine()}")
+    try:
+        with FileAccess(request.account):
+            posix.close(posix.open(path, posix.O_RDONLY))
+    except OSError as error:
+        reason = f"{request.account} cannot read the shim '{shown}': {strerror(error)}"
+        raise _refusal(reason, "install privbind where that user may read it") from error
+    if posix.statvfs(path).f_flag & _ST_NOEXEC:
+        raise _refusal(f"the shim '{shown}' is on a file system that is mounted noexec")
+
+
+def _check_reach(request: Request) -> None:
+    """Raise UnsupportedError when the shim would not be loaded into the command, or would be inert there."""
+    program = request.program
+    image = program.image.decode("utf-8", "backslashreplace")
+    other = " or a mechanism that reaches it, with --via"
+    if program.unreadable:
+        raise _refusal(f"cannot see what kind of program '{image}' is: {program.unreadable}")
+    elf = program.elf
+    if elf is None:
+        raise _refusal(f"'{image}' is no program that preloading reaches (not ELF)")
+    if (elf.bits, elf.machine) != (64, machine()):
+        raise _refusal(f"'{image}' is a {elf.bits}-bit program for {elf.machine}, the shim is for {machine()}")
+    if not elf.interpreter:
+        raise _refusal(f"'{image}' is statically linked, so nothing can be preloaded", "use a dynamic build" + other)
+    if program.gains and not request.no_new_privileges:
+        raise _refusal(f"'{image}': {program.gains}, so ld.so preloads nothing", "use a plain copy" + other)
+
+
+def _refusal(reason: str, remedy: str = "") -> UnsupportedError:
+    return UnsupportedError(NAME, reason, remedy)
+
+
+def prepare(request: Request) -> Prepared:
+    """Start the helper. Raises PrivbindError and leaves nothing behind."""
+    return _Preload(request)
+
+
+class _Preload(Prepared):
+    def __init__(self, request: Request) -> None:
+        self._shim = shim_path(request)
+        judge = Judge(request.grant, request.port_start, sockets.netns_cookie())
+        stop = not adopts_orphans()
+        command_end, helper_end = sockets.pair()
+        try:
+            job = Job(
+                lambda: channel.serve(helper_end, judge, stop),
+                (helper_end.fileno(),),
+                request.account,
+                request.port_start,
+                (CAP_NET_BIND_SERVICE,),
+            )
+            pid = start(job)
+            self._cookie = sockets.option_u64(command_end, sockets.SO_COOKIE)
+            self._fd = _to_high_number(command_end)
+        finally:
+            helper_end.close()
+            command_end.close()
+        shown = self._shim.decode("utf-8", "backslashreplace")
+        self.notes = (f"shim {shown}, channel at descriptor {self._fd}, helper is process {pid}",)
+
+    def environment(self, entries: list[bytes]) -> list[bytes]:
+        """Put the shim first in LD_PRELOAD, and name the channel."""
+        edited = []
+        found = False
+        for entry in entries:
+            if entry.startswith(_CHANNEL):
+                continue
+            if entry.startswith(_LIBRARIES):
+                others = entry[len(_LIBRARIES) :]
+                entry = _LIBRARIES + self._shim + (b":" + others if others else b"")
+                found = True
+            edited.append(entry)
+        if not found:
+            edited.append(_LIBRARIES + self._shim)
+        edited.append(_CHANNEL + b"%d:%x" % (self._fd, self._cookie))
+        return edited
+
+    def cancel(self) -> None:
+        """Close the channel, whereupon the helper ends."""
+        posix.close(self._fd)
+
+
+def _to_high_number(end: socket) -> int:
+    """Duplicate the channel for the command, at the highest free number that programs count to."""
+    soft, _ = process.limit(process.RLIMIT_NOFILE)
+    for number in range(min(soft - 1, _HIGHEST_CHANNEL), sockets.FIRST_FREE - 1, -1):
+        try:
+            fd = int(fcntl(end.fileno(), F_DUPFD, number))
+        except OSError:  # EMFILE: this number and those above it are taken
+            continue
+        if fd == number:
+            return fd
+        posix.close(fd)
+    raise PrivbindError("no descriptor is free for the channel (raise the limit: ulimit -n)")
