@@ -1,0 +1,128 @@
+#include "client.h"
+
+#include "channel.h"
+#include "sys.h"
+
+#include <netinet/in.h>
+
+enum {
+    REQUEST_HEADER = 8,
+    MAX_ERRNO = 4095,    // linux/err.h: no system call gives more
+    MOVES = 8,           // of the channel, during one bind, by other threads
+    FULL_RETRIES = 2000, // with FULL_WAIT_NS: two seconds
+    FULL_WAIT_NS = 1000000
+};
+
+// Copies the address once, so that what is judged here is what is sent. False when the helper has
+// no say in it.
+static bool fill_request(struct client_request *request, const void *address, unsigned length)
+{
+    // Family and port: the shortest that any of the families below can be.
+    if (length < 4 || length > CLIENT_ADDRESS_MAX)
+        return false;
+    request->magic = CLIENT_MAGIC;
+    request->length = length;
+    for (unsigned i = 0; i < length; ++i)
+        request->address[i] = ((const unsigned char *)address)[i];
+    // No second look at the program's memory, which its threads may write.
+    __asm__ volatile("" ::: "memory");
+    union {
+        unsigned char bytes[2];
+        uint16_t value;
+    } family = {{request->address[0], request->address[1]}};
+    // The kernel takes AF_UNSPEC with the wildcard address for AF_INET.
+    return (family.value == AF_INET || family.value == AF_INET6 || family.value == AF_UNSPEC) &&
+           (request->address[2] != 0 || request->address[3] != 0);
+}
+
+// A descriptor to send on. A private copy cannot be replaced by a dup2 of another thread between
+// the look at the cookie and the sending. With no number left for one, the channel's own has to do.
+static int borrow_channel(bool *owned)
+{
+    for (int tries = 0; tries < MOVES; ++tries) {
+        int channel = channel_find();
+        *owned = false;
+        if (channel < 0)
+            return -1;
+        int copy = sys_fcntl(channel, F_DUPFD_CLOEXEC, 0);
+        if (copy < 0)
+            return channel;
+        *owned = true;
+        if (channel_matches(copy))
+            return copy;
+        sys_close(copy); // moved away in between: it has another number now
+    }
+    return -1;
+}
+
+// Sends the request with the socket and the far end of the reply pair.
+static bool send_request(int channel, const struct client_request *request, int fd, int reply_end)
+{
+    struct iovec part = {(void *)(uintptr_t)request, REQUEST_HEADER + request->length};
+    struct sys_rights rights = {sizeof rights, SOL_SOCKET, SCM_RIGHTS, {fd, reply_end}};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &rights, .msg_controllen = sizeof rights};
+    static const struct timespec moment = {0, FULL_WAIT_NS};
+    for (int tries = 0; tries < FULL_RETRIES;) {
+        long sent = sys_sendmsg(channel, &message, MSG_NOSIGNAL);
+        struct pollfd ready = {channel, 0, 0};
+        switch (sent) {
+        case -EINTR: // bind(2) never gives it
+            break;
+        case -EAGAIN: // a relative set O_NONBLOCK on the socket that all share
+            ready.events = POLLOUT;
+            if (sys_poll(&ready, 1, NULL) < 0 && ready.revents & POLLNVAL)
+                return false;
+            break;
+        case -ETOOMANYREFS: // the user's descriptors under way are more than RLIMIT_NOFILE: until
+                            // the helper takes some
+            sys_poll(&ready, 1, &moment);
+            ++tries;
+            break;
+        default:
+            return sent == (long)part.iov_len;
+        }
+    }
+    return false;
+}
+
+// The helper's answer. Its end of the channel is watched too: when the helper dies, a forked
+// relative that holds a copy of the far end would otherwise keep this waiting for ever.
+static int receive_reply(int reply, int channel)
+{
+    for (;;) {
+        struct pollfd ready[2] = {{reply, POLLIN, 0}, {channel, 0, 0}};
+        long polled = sys_poll(ready, 2, NULL);
+        if (polled < 0 && polled != -EINTR)
+            return EACCES;
+        // Read after the poll: an answer sent before the helper's end is here by now.
+        struct client_reply answer[2] = {{0, 0}, {0, 0}};
+        long size = sys_read(reply, answer, sizeof answer);
+        if (size == sizeof answer[0] && answer[0].magic == CLIENT_MAGIC && answer[0].error >= 0 &&
+            answer[0].error <= MAX_ERRNO)
+            return answer[0].error;
+        if (size != -EAGAIN && size != -EINTR)
+            return EACCES;
+        if (polled > 0 && ready[1].revents != 0)
+            return EACCES;
+    }
+}
+
+int client_bind(int fd, const void *address, unsigned length)
+{
+    struct client_request request;
+    if (!channel_known() || !fill_request(&request, address, length))
+        return EACCES;
+    int pair[2];
+    if (sys_socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+        return EACCES;
+    bool owned;
+    int channel = borrow_channel(&owned);
+    bool sent = channel >= 0 && send_request(channel, &request, fd, pair[1]);
+    sys_close(pair[1]);
+    int error = sent ? receive_reply(pair[0], channel) : EACCES;
+    sys_close(pair[0]);
+    if (owned)
+        sys_close(channel);
+    return error;
+}

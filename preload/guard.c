@@ -1,0 +1,131 @@
+#include "guard.h"
+
+#include "channel.h"
+#include "next.h"
+#include "sys.h"
+
+static int closed(void)
+{
+    errno = EBADF;
+    return -1;
+}
+
+int guard_close(int fd)
+{
+    return channel_is(fd) ? closed() : next.close(fd);
+}
+
+int guard_dup(int fd)
+{
+    return channel_is(fd) ? closed() : next.dup(fd);
+}
+
+int guard_close_range(unsigned first, unsigned last, int flags)
+{
+    int channel = channel_within(first, last);
+    if (channel < 0)
+        return next.close_range(first, last, flags);
+    // Flags count once, whatever parts the range falls into: an empty range unshares the table, and
+    // reports flags that the kernel does not know. (unshare(2) may be forbidden where close_range
+    // is not.)
+    if (next.close_range(~0U, ~0U, flags) < 0)
+        return -1;
+    flags &= ~(int)CLOSE_RANGE_UNSHARE;
+    for (; channel >= 0; channel = channel_within(first, last)) {
+        if ((unsigned)channel > first && next.close_range(first, (unsigned)channel - 1, flags) < 0)
+            return -1;
+        if ((unsigned)channel == last)
+            return 0;
+        first = (unsigned)channel + 1;
+    }
+    return next.close_range(first, last, flags);
+}
+
+void guard_closefrom(int first)
+{
+    unsigned start = first < 0 ? 0 : (unsigned)first;
+    for (;;) {
+        int channel = channel_within(start, ~0U);
+        if (channel < 0)
+            break;
+        // closefrom cannot fail: one by one where a sandbox forbids close_range.
+        if ((unsigned)channel > start && sys_close_range(start, (unsigned)channel - 1, 0) < 0)
+            for (int i = (int)start; i < channel; ++i)
+                sys_close(i);
+        start = (unsigned)channel + 1;
+    }
+    next.closefrom((int)start);
+}
+
+// Before something is put at `to` by this process: the channel moves away. Not if the call will
+// fail anyway. A channel that finds no other place is lost: the program's own call goes on as it
+// would without us.
+static void make_way(int from, int to)
+{
+    struct sys_limit limit;
+    if (channel_is(to) && sys_fcntl(from, F_GETFD, 0) >= 0 &&
+        sys_prlimit(RLIMIT_NOFILE, NULL, &limit) == 0 && (uint64_t)to < limit.soft)
+        channel_copy(to);
+}
+
+int guard_dup2(int from, int to)
+{
+    if (channel_is(from))
+        return closed();
+    make_way(from, to);
+    return next.dup2(from, to);
+}
+
+int guard_dup3(int from, int to, int flags)
+{
+    // Equal numbers and unknown flags are EINVAL whatever is open.
+    if (from == to || (flags & ~O_CLOEXEC) != 0)
+        return next.dup3(from, to, flags);
+    if (channel_is(from))
+        return closed();
+    make_way(from, to);
+    return next.dup3(from, to, flags);
+}
+
+int guard_spawn_addclose(void *actions, int fd)
+{
+    // Closing what is not open is no error in a spawned child either.
+    return channel_is(fd) ? 0 : next.spawn_addclose(actions, fd);
+}
+
+int guard_spawn_adddup2(void *actions, int from, int to)
+{
+    if (channel_is(to))
+        channel_spare(to);
+    return next.spawn_adddup2(actions, from, to);
+}
+
+int guard_spawn_addopen(void *actions, int fd, const char *path, int flags, unsigned mode)
+{
+    if (channel_is(fd))
+        channel_spare(fd);
+    return next.spawn_addopen(actions, fd, path, flags, mode);
+}
+
+int guard_spawn_addclosefrom(void *actions, int first)
+{
+    int channel = channel_for_child();
+    struct sys_limit limit;
+    // The C library refuses actions on numbers above the limit.
+    if (channel >= first && sys_prlimit(RLIMIT_NOFILE, NULL, &limit) == 0 &&
+        (uint64_t)channel >= limit.soft)
+        channel = channel_spare(channel);
+    if (channel < first || first < 0)
+        return next.spawn_addclosefrom(actions, first);
+    if (channel == first)
+        return next.spawn_addclosefrom(actions, first + 1);
+    // There is no action that closes up to a number: the channel waits at the lowest one.
+    int error = next.spawn_adddup2(actions, channel, first);
+    if (error == 0)
+        error = next.spawn_addclosefrom(actions, first + 1);
+    if (error == 0)
+        error = next.spawn_adddup2(actions, first, channel);
+    if (error == 0)
+        error = next.spawn_addclose(actions, first);
+    return error;
+}
