@@ -32,6 +32,9 @@ _WITHOUT_VALUE = {
     "--set-home": "set-home",
     "--version": "version",
 }
+_WITH_LIBRARY = "preload"
+"""The mechanism that -l implies."""
+
 _VALUE_NAMES = {f"--{name}" for name in _WITH_VALUE.values()}
 _FLAG_NAMES = {f"--{name}" for name in _WITHOUT_VALUE.values()}
 
@@ -53,7 +56,8 @@ class Options:
         self.set_home = "set-home" in flags
         self.help = "help" in flags
         self.version = "version" in flags
-        self.via = self._last("via") or ("preload" if self.library is not None else AUTO)
+        via = self._last("via")
+        self.via = via if via is not None else AUTO if self.library is None else _WITH_LIBRARY
 
     def _last(self, name: str) -> str | None:
         return self._values.get(name, [None])[-1]  # type: ignore[list-item]
@@ -99,8 +103,8 @@ def _check(options: Options, values: dict[str, list[str]]) -> None:
         raise UsageError("no user given (-u USER: who the command runs as)")
     if options.via not in (AUTO, *ORDER):
         raise UsageError(f"--via: unknown mechanism '{options.via}' ({', '.join((AUTO, *ORDER))})")
-    if options.library is not None and options.via != "preload":
-        raise UsageError(f"-l goes with --via preload, not with --via {options.via}")
+    if options.library is not None and options.via != _WITH_LIBRARY:
+        raise UsageError(f"-l goes with --via {_WITH_LIBRARY}, not with --via {options.via}")
     if not options.command:
         raise UsageError("no command given (try privbind --help)")
 

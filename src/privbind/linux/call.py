@@ -109,11 +109,13 @@ class _Function(CFuncPtr):
 
 _syscall: Any = _Function(dlsym(dlopen(None, _RTLD_NOW), "syscall"))
 _arrays: dict[int, Any] = {}
+# Asked once: the helper's own filter allows no uname(2).
+_MACHINE = uname().machine
 
 
 def machine() -> str:
     """The machine's name as `uname -m` gives it."""
-    return uname().machine
+    return _MACHINE
 
 
 def address_of(buffer: bytearray) -> int:

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""bpf(2): maps, programs, and programs on cgroups. Constants and layouts from linux/bpf.h.
+
+Every descriptor that a function here returns is the caller's to close; the kernel makes them all close-on-exec. An
+error is an OSError with the kernel's errno; `LoadError` adds the verifier's words.
+"""
+
+from __future__ import annotations
+
+from errno import ENOSPC
+from struct import Struct, pack_into, unpack_from
+
+from .call import address_of, syscall
+
+_MAP_CREATE = 0  # enum bpf_cmd
+_MAP_LOOKUP_ELEM = 1
+_MAP_UPDATE_ELEM = 2
+_PROG_LOAD = 5
+_PROG_ATTACH = 8
+_PROG_DETACH = 9
+_PROG_GET_FD_BY_ID = 13  # 4.13
+_MAP_GET_FD_BY_ID = 14  # 4.13
+_OBJ_GET_INFO_BY_FD = 15  # 4.13
+_PROG_QUERY = 16  # 4.15
+_MAP_FREEZE = 22  # 5.2
+_PROG_BIND_MAP = 35  # 5.10
+
+_MAP_TYPE_ARRAY = 2
+
+MAP_READ_ONLY_IN_PROGRAMS = 1 << 7  # BPF_F_RDONLY_PROG, 5.2
+MAP_MMAPABLE = 1 << 10  # BPF_F_MMAPABLE, 5.5
+
+PROG_CGROUP_SOCK = 9  # 4.10
+PROG_CGROUP_SOCK_ADDR = 18  # 4.17
+
+INET4_BIND = 8  # enum bpf_attach_type, 4.17
+INET6_BIND = 9
+INET4_POST_BIND = 12
+INET6_POST_BIND = 13
+
+PROGRAM_TYPE = {
+    INET4_BIND: PROG_CGROUP_SOCK_ADDR,
+    INET6_BIND: PROG_CGROUP_SOCK_ADDR,
+    INET4_POST_BIND: PROG_CGROUP_SOCK,
+    INET6_POST_BIND: PROG_CGROUP_SOCK,
+}
+"""The type of program that each hook takes."""
+
+ALLOW_OVERRIDE = 1  # BPF_F_ALLOW_OVERRIDE, 4.10
+ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI, 4.15
+_QUERY_EFFECTIVE = 1
+
+_NAME_SIZE = 16  # BPF_OBJ_NAME_LEN, the final NUL included
+_INSTRUCTION_SIZE = 8
+_LICENSE = b"Dual MIT/GPL\0"
+_LOG_LEVEL = 1
+_LOG_SIZE = 1 << 20
+_LOG_LINES = 3
+
+# union bpf_attr, one structure a command
+_CREATE = Struct("=7I16s")  # type, key size, value size, entries, flags, inner map, numa node, name
+_ELEMENT = Struct("=I4xQQQ")  # map, key *, value *, flags
+_LOAD = Struct("=IIQQIIQII16sII")  # type, count, code *, license *, log level, size, *, version, flags, name, 0, hook
+_ATTACH = Struct("=IIII")  # cgroup, program, hook, flags
+_QUERY = Struct("=IIIIQI4x")  # cgroup, hook, query flags, attach flags (out), ids *, count (in and out)
+_QUERY_FLAGS = 12
+_QUERY_COUNT = 24
+_BIND_MAP = Struct("=III")  # program, map, flags
+_BY_ID = Struct("=II")  # id, next id
+_INFO = Struct("=IIQ")  # object, size of the info, info *
+
+_PROGRAM_INFO_SIZE = 72  # struct bpf_prog_info as far as it is read
+_PROGRAM_ID = 4
+_PROGRAM_MAP_COUNT = 52
+_PROGRAM_MAPS = 56
+_PROGRAM_NAME = 64  # 16 bytes, to 80
+_MAP_INFO_SIZE = 40  # struct bpf_map_info as far as it is read
+_MAP_VALUE_SIZE = 12
+_MAP_NAME = 24
+
+_MAX_IDS = 64  # BPF_CGROUP_MAX_PROGS, linux/bpf-cgroup.h: what one cgroup carries for a hook
+
+
+class LoadError(OSError):
+    """The kernel did not take a program; ``verifier`` holds the last lines that the verifier said, if any."""
+
+    def __init__(self, number: int, text: str, verifier: str) -> None:
+        """Keep the errno and the verifier's words."""
+        super().__init__(number, text)
+        self.verifier = verifier
+
+
+def _call(command: int, attributes: bytearray) -> int:
+    return syscall("bpf", command, attributes, len(attributes))
+
+
+def _name(name: str) -> bytes:
+    return name.encode("ascii")[: _NAME_SIZE - 1]
+
+
+def create_array(name: str, value_size: int, flags: int = 0) -> int:
+    """An array map with a single value of this many bytes, all zero; its descriptor."""
+    return _call(_MAP_CREATE, bytearray(_CREATE.pack(_MAP_TYPE_ARRAY, 4, value_size, 1, flags, 0, 0, _name(name))))
+
+
+def _element(command: int, map_fd: int, value: bytearray) -> None:
+    key = bytearray(4)
+    _call(command, bytearray(_ELEMENT.pack(map_fd, address_of(key), address_of(value), 0)))
+
+
+def write_array(map_fd: int, value: bytes) -> None:
+    """Set the single value of an array; ``value`` has exactly the value's size."""
+    _element(_MAP_UPDATE_ELEM, map_fd, bytearray(value))
+
+
+def read_array(map_fd: int, value_size: int) -> bytes:
+    """The single value of an array."""
+    value = bytearray(value_size)
+    _element(_MAP_LOOKUP_ELEM, map_fd, value)
+    return bytes(value)
+
+
+def freeze(map_fd: int) -> None:
+    """Let nobody change a map through bpf(2) any more."""
+    _call(_MAP_FREEZE, bytearray(_BY_ID.pack(map_fd, 0)[:4]))
+
+
+def load(name: str, hook: int, code: bytes) -> int:
+    """Load a program for a hook; its descriptor. Raises LoadError."""
+    try:
+        return _load(name, hook, code, bytearray())
+    except OSError as error:
+        failure = error
+    # Asking for a log makes every load slower, so it is asked for once it is known to be of use.
+    log = bytearray(_LOG_SIZE)
+    try:
+        return _load(name, hook, code, log)
+    except OSError:
+        lines = log.partition(b"\0")[0].decode("ascii", "replace").splitlines()
+        told = [line for line in lines if line and not line.startswith(("processed ", "verification time"))]
+        raise LoadError(failure.errno or 0, failure.strerror or "", "; ".join(told[-_LOG_LINES:])) from failure
+
+
+def _load(name: str, hook: int, code: bytes, log: bytearray) -> int:
+    # A kernel writes to these buffers only the log; the others are kept here so that their addresses stay valid.
+    instructions = bytearray(code)
+    license_text = bytearray(_LICENSE)
+    attributes = _LOAD.pack(
+        PROGRAM_TYPE[hook],
+        len(code) // _INSTRUCTION_SIZE,
+        address_of(instructions),
+        address_of(license_text),
+        _LOG_LEVEL if log else 0,
+        len(log),
+        address_of(log) if log else 0,
+        0,
+        0,
+        _name(name),
+        0,
+        hook,
+    )
+    return _call(_PROG_LOAD, bytearray(attributes))
+
+
+def tie(program_fd: int, map_fd: int) -> None:
+    """Keep a map as long as a program, though no instruction names it."""
+    _call(_PROG_BIND_MAP, bytearray(_BIND_MAP.pack(program_fd, map_fd, 0)))
+
+
+def attach(cgroup_fd: int, program_fd: int, hook: int) -> None:
+    """Put a program on a cgroup, beside all others there, above and below.
+
+    It stays when its descriptors are closed, and goes with the cgroup.
+    """
+    _call(_PROG_ATTACH, bytearray(_ATTACH.pack(cgroup_fd, program_fd, hook, ALLOW_MULTI)))
+
+
+def detach(cgroup_fd: int, program_fd: int, hook: int) -> None:
+    """Take a program off a cgroup. Raises OSError (ENOENT) when it is not there."""
+    _call(_PROG_DETACH, bytearray(_ATTACH.pack(cgroup_fd, program_fd, hook, 0)))
+
+
+def query(cgroup_fd: int, hook: int) -> tuple[int, list[int]]:
+    """The flags with which programs are on a cgroup's hook, and their ids. Needs CAP_NET_ADMIN."""
+    return _query(cgroup_fd, hook, 0)
+
+
+def effective(cgroup_fd: int, hook: int) -> list[int]:
+    """The ids of all programs that run for sockets made in a cgroup, its ancestors' included. Needs CAP_NET_ADMIN."""
+    return _query(cgroup_fd, hook, _QUERY_EFFECTIVE)[1]
+
+
+def _query(cgroup_fd: int, hook: int, flags: int) -> tuple[int, list[int]]:
+    room = _MAX_IDS
+    while True:
+        ids = bytearray(4 * room)
+        attributes = bytearray(_QUERY.pack(cgroup_fd, hook, flags, 0, address_of(ids), room))
+        try:
+            _call(_PROG_QUERY, attributes)
+        except OSError as error:
+            count = unpack_from("=I", attributes, _QUERY_COUNT)[0]
+            if error.errno != ENOSPC or count <= room:
+                raise
+            room = count
+        else:
+            (attach_flags,) = unpack_from("=I", attributes, _QUERY_FLAGS)
+            (count,) = unpack_from("=I", attributes, _QUERY_COUNT)
+            return attach_flags, list(unpack_from(f"={count}I", ids))
+
+
+def open_program(program_id: int) -> int:
+    """A descriptor of a loaded program. Needs CAP_SYS_ADMIN."""
+    return _call(_PROG_GET_FD_BY_ID, bytearray(_BY_ID.pack(program_id, 0)))
+
+
+def open_map(map_id: int) -> int:
+    """A descriptor of a map. Needs CAP_SYS_ADMIN."""
+    return _call(_MAP_GET_FD_BY_ID, bytearray(_BY_ID.pack(map_id, 0)))
+
+
+def program_info(program_fd: int) -> tuple[int, str, list[int]]:
+    """A program's id, its name, and the ids of its maps."""
+    ids = bytearray(4 * _MAX_IDS)
+    info = bytearray(_PROGRAM_INFO_SIZE + _NAME_SIZE)
+    pack_into("=IQ", info, _PROGRAM_MAP_COUNT, _MAX_IDS, address_of(ids))
+    _call(_OBJ_GET_INFO_BY_FD, bytearray(_INFO.pack(program_fd, len(info), address_of(info))))
+    (number,) = unpack_from("=I", info, _PROGRAM_ID)
+    (count,) = unpack_from("=I", info, _PROGRAM_MAP_COUNT)
+    return number, _text(info, _PROGRAM_NAME), list(unpack_from(f"={count}I", ids))
+
+
+def map_info(map_fd: int) -> tuple[str, int]:
+    """A map's name, and the size of its values in bytes."""
+    info = bytearray(_MAP_INFO_SIZE)
+    _call(_OBJ_GET_INFO_BY_FD, bytearray(_INFO.pack(map_fd, len(info), address_of(info))))
+    return _text(info, _MAP_NAME), int(unpack_from("=I", info, _MAP_VALUE_SIZE)[0])
+
+
+def _text(info: bytearray, offset: int) -> str:
+    return bytes(info[offset : offset + _NAME_SIZE]).partition(b"\0")[0].decode("ascii", "replace")
