@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posix
 import sys
-from _signal import SIG_DFL, SIG_IGN, SIGINT, getsignal, signal
+from _signal import SIG_DFL, SIG_IGN, SIGINT, getsignal, signal  # type: ignore[import-not-found]  # signal would import enum
 
 from . import command, launch
 from .account import look_up, missing_capabilities
@@ -17,7 +17,7 @@ from .linux import sockets
 from .linux.capabilities import CAP_SETGID, CAP_SETUID
 from .options import Options, parse
 from .policy import Grant, PolicyError
-from .request import Request
+from .request import AUTO, Request
 
 _STDOUT = 1
 _STDERR = 2
@@ -122,7 +122,7 @@ def _tell_plan(request: Request, choice: launch.Choice) -> None:
     if choice.mechanism is None:
         _say(f"mechanism: none (nothing asked for is reserved: reserved ports end below {request.port_start})")
     else:
-        wanted = "the first that fits" if request.via == launch.AUTO else "asked for"
+        wanted = "the first that fits" if request.via == AUTO else "asked for"
         _say(f"mechanism: {choice.name} ({wanted})")
 
 

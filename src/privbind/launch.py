@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal
+from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]  # signal would import enum
 from errno import ENOENT, ENOEXEC
 
 from . import account, mechanisms

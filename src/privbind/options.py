@@ -60,7 +60,7 @@ class Options:
         self.via = via if via is not None else AUTO if self.library is None else _WITH_LIBRARY
 
     def _last(self, name: str) -> str | None:
-        return self._values.get(name, [None])[-1]  # type: ignore[list-item]
+        return self._values.get(name, [None])[-1]
 
     def policy(self, services: Services) -> Policy:
         """The policy of all ``-a`` together. Raises PolicyError."""

@@ -75,7 +75,7 @@ def _self() -> str:
 
 def _uids_in_use(but: str = "") -> set[int]:
     """The effective uids of all processes that can be seen: the owners of their folders in /proc (proc(5))."""
-    found = set()
+    found: set[int] = set()
     try:
         names = posix.listdir("/proc")
     except OSError:

@@ -80,13 +80,13 @@ def parse_address(domain: int, address: bytes) -> tuple[bytes, int] | None:
     None for what bind(2) refuses on such a socket before it asks for a privilege (wrong length or family).
     """
     if domain == AF_INET and len(address) >= _MIN_IPV4:
-        family = int.from_bytes(address[:2], byteorder)  # type: ignore[arg-type]
+        family = int.from_bytes(address[:2], byteorder)
         packed = address[4:8]
         # An unspecified family with the wildcard address is taken as IPv4 (inet_bind, net/ipv4/af_inet.c).
         if family == AF_INET or (family == _AF_UNSPEC and not any(packed)):
             return packed, int.from_bytes(address[2:4], "big")
     elif domain == AF_INET6 and len(address) >= _MIN_IPV6:
-        family = int.from_bytes(address[:2], byteorder)  # type: ignore[arg-type]
+        family = int.from_bytes(address[:2], byteorder)
         if family == AF_INET6:
             return address[8:24], int.from_bytes(address[2:4], "big")
     return None

@@ -8,7 +8,7 @@ but its front door and /dev/null, no identity that owns anything, and a filter t
 from __future__ import annotations
 
 import posix
-from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGKILL, SIGTERM, pthread_sigmask, signal
+from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGKILL, SIGTERM, pthread_sigmask, signal  # type: ignore[import-not-found]  # signal would import enum
 
 from ..errors import PrivbindError, strerror
 from ..linux import capabilities, prctl, process, seccomp, sockets

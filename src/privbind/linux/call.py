@@ -107,7 +107,8 @@ class _Function(CFuncPtr):
     _restype_ = _Long
 
 
-_syscall: Any = _Function(dlsym(dlopen(None, _RTLD_NOW), "syscall"))
+_ALL_LOADED: Any = None  # dlopen(3): NULL stands for what is loaded already
+_syscall: Any = _Function(dlsym(dlopen(_ALL_LOADED, _RTLD_NOW), "syscall"))
 _arrays: dict[int, Any] = {}
 # Asked once: the helper's own filter allows no uname(2).
 _MACHINE = uname().machine
@@ -121,10 +122,9 @@ def machine() -> str:
 def address_of(buffer: bytearray) -> int:
     """The address of a buffer's bytes; valid while the buffer lives and keeps its size."""
     size = len(buffer)
-    array = _arrays.get(size)
-    if array is None:
-        array = _arrays[size] = type("Bytes", (_Array,), {"_type_": _Char, "_length_": size})
-    return int(addressof(array.from_buffer(buffer)))
+    if size not in _arrays:
+        _arrays[size] = type("Bytes", (_Array,), {"_type_": _Char, "_length_": size})
+    return int(addressof(_arrays[size].from_buffer(buffer)))
 
 
 def number(name: str) -> int:

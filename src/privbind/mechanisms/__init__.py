@@ -59,5 +59,5 @@ def load(name: str) -> Mechanism:
     """Import a mechanism. Raises UnsupportedError for one that this version does not have."""
     if name not in _BUILT:
         raise UnsupportedError(name, "this version of privbind does not have it")
-    module = __import__(name, globals(), None, ("probe", "prepare"), 1)
-    return module  # type: ignore[no-any-return]
+    module: Mechanism = __import__(name, globals(), None, ("probe", "prepare"), 1)
+    return module
