@@ -1,0 +1,31 @@
+# What `python3 -I -S -c` runs: finds the package from the launcher's own place and hands over. Nothing is taken from
+# the environment or the working directory. The folders come last, so that no file in them can stand in front of the
+# standard library. The build replaces MODULE and drops comments.
+import sys
+
+place = sys.argv[1]
+if place[:4] == "src:":
+    sys.path.append(place[4:])
+else:
+    lib = "/lib/python%d.%d" % sys.version_info[:2] + ("t" if "t" in sys.abiflags else "")
+    sys.path += [
+        place + "/.." + folder
+        for folder in (
+            lib + "/site-packages",
+            lib.replace("/lib", "/lib64", 1) + "/site-packages",
+            lib + "/dist-packages",
+            "/local" + lib + "/dist-packages",
+            "/lib/python3/dist-packages",
+        )
+    ]
+try:
+    from MODULE import start
+except ModuleNotFoundError as error:
+    if error.name != "privbind":
+        raise
+    sys.stderr.write(
+        "privbind: the package is not installed for %s near %s; reinstall it with that interpreter\n"
+        % (sys.executable, place)
+    )
+    sys.exit(125)
+start(sys.argv[2], sys.argv[3], sys.argv[4:])
