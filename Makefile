@@ -1,0 +1,98 @@
+# What is built and run here. `make help` lists the targets.
+#   PYTHON=…       the interpreter to work with (3.11 or newer); Debian's own first, since every user can run it
+#   PRIVBIND_WHEEL=…  tests use this wheel instead of building one
+#   PYTEST=…       more arguments for pytest, for instance PYTEST='-k http -x'
+
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+PYTEST ?=
+export PYTHON
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src preload launcher man -name build -prune -o -name __pycache__ -prune -o -type f -print)
+C_FILES := $(shell find preload launcher tests/programs -name build -prune -o -name '*.[ch]' -print)
+
+.PHONY: help
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: demo
+demo: demo-set-up wheel ## a real server as nobody on port 80, asked for a page (as root; installs what is missing)
+	@tools/demo
+
+.PHONY: demo-set-up
+demo-set-up:
+	@tools/setup demo
+
+.PHONY: test
+test: test-set-up test-c $(BIN)/.test wheel ## all tests (as root; installs what is missing)
+	$(BIN)/python -m pytest $(PYTEST)
+
+.PHONY: test-set-up
+test-set-up:
+	@tools/setup test
+
+.PHONY: test-unit
+test-unit: $(BIN)/.test ## tests that need no root, in seconds
+	$(BIN)/python -m pytest tests/unit $(PYTEST)
+
+.PHONY: test-root
+test-root: $(BIN)/.test wheel ## tests of the installed command, each in a network namespace of its own (as root)
+	$(BIN)/python -m pytest tests/root $(PYTEST)
+
+.PHONY: test-packaging
+test-packaging: $(BIN)/.test wheel ## tests of installing it: pip, pipx, editable, without a compiler (as root)
+	$(BIN)/python -m pytest tests/packaging $(PYTEST)
+
+.PHONY: test-c
+test-c: ## tests of the shim in C: glibc with sanitizers, musl, and aarch64 under qemu
+	$(MAKE) -C preload check check-musl check-aarch64
+
+.PHONY: bench
+bench: $(BIN)/.test wheel ## ratios against root's own bind, authbind and the bare interpreter (as root)
+	$(BIN)/python bench/run.py
+
+.PHONY: lint
+lint: $(BIN)/.lint ## ruff, mypy, clang-format and shell syntax; changes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	clang-format --dry-run --Werror $(C_FILES)
+	sh -n tools/setup && sh -n tools/demo && bash -n .ci/run
+
+.PHONY: format
+format: $(BIN)/.lint ## put all sources into their form
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+	clang-format -i $(C_FILES)
+
+.PHONY: wheel
+wheel: dist/.made ## the wheel, alone in dist/
+
+# Anew when a source has changed. A wheel without a shim is for others to make: here the compiler must be there.
+dist/.made: $(BIN)/.build $(SOURCES) hatch_build.py pyproject.toml README.md LICENSE
+	@rm -rf dist
+	PRIVBIND_REQUIRE_COMPILER=1 $(BIN)/python -m hatchling build --target wheel
+	@touch $@
+
+# What each part needs, in one virtual environment.
+$(BIN)/.build: pyproject.toml
+	@tools/setup build
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --group build
+	@touch $@
+
+$(BIN)/.test: $(BIN)/.build
+	@$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+$(BIN)/.lint: $(BIN)/.test
+	@$(BIN)/python -m pip install --quiet --group lint
+	@touch $@
+
+.PHONY: clean
+clean: ## remove what was built and set up
+	rm -rf $(VENV) dist build src/privbind/_preload .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	$(MAKE) -C preload clean
+	$(MAKE) -C launcher clean
