@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""What a kernel must be able to do for a grant, found out by loading programs that do just that."""
+
+from __future__ import annotations
+
+import posix
+from errno import ENOSYS, EPERM
+
+from ...errors import UnsupportedError, strerror
+from ...linux import bpf, capabilities
+from .assembly import R0, R1, R2, R3, R4, R5, R6, R10, Assembly
+from .compiler import LIFTED, NATIVE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...policy import Grant
+
+_USER_NAMESPACE = "/proc/self/ns/user"
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
+
+_BIND_HELPERS = ("get_current_ancestor_cgroup_id", "get_netns_cookie")
+_TAKE_CONTEXT = ("get_netns_cookie", "setsockopt")
+_SINCE = {
+    "get_current_ancestor_cgroup_id": "Linux 5.7",
+    "get_netns_cookie": "Linux 5.7",
+    "setsockopt": "-r needs it",
+    "set_retval": "Linux 5.18; -n needs it",
+}
+
+
+def check(grant: Grant) -> None:
+    """Raise UnsupportedError, naming what is missing, when this kernel or this process cannot honour the grant."""
+    helpers = _BIND_HELPERS + (("setsockopt",) if grant.reuse_ports else ())
+    try:
+        _try(bpf.INET4_BIND, helpers, LIFTED)
+        if grant.limit:
+            _try(bpf.INET4_POST_BIND, ("set_retval",), NATIVE)
+    except OSError as error:
+        raise missing(grant, error) from error
+
+
+def missing(grant: Grant, failure: OSError) -> UnsupportedError:
+    """Find out why a program could not be loaded."""
+    if failure.errno == ENOSYS:
+        return UnsupportedError("bpf", "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
+    if failure.errno == EPERM:
+        return UnsupportedError("bpf", *_forbidden())
+    helpers = _BIND_HELPERS + (("setsockopt",) if grant.reuse_ports else ())
+    steps: list[tuple[str, str, int, tuple[str, ...], int]] = [
+        ("the kernel has no cgroup bind hooks", "CONFIG_CGROUP_BPF, Linux 4.17", bpf.INET4_BIND, (), NATIVE),
+        ("a bind hook cannot lift the capability check", "Linux 5.12", bpf.INET4_BIND, (), LIFTED),
+        *((f"a bind hook cannot call bpf_{name}", _SINCE[name], bpf.INET4_BIND, (name,), LIFTED) for name in helpers),
+    ]
+    if grant.limit:
+        text = "a post-bind hook cannot call bpf_set_retval"
+        steps.append((text, _SINCE["set_retval"], bpf.INET4_POST_BIND, ("set_retval",), NATIVE))
+    for reason, remedy, hook, called, result in steps:
+        try:
+            _try(hook, called, result)
+        except OSError:
+            return UnsupportedError("bpf", reason, remedy)
+    said = failure.verifier if isinstance(failure, bpf.LoadError) else ""
+    return UnsupportedError("bpf", f"the kernel refuses the program: {said or strerror(failure)}")
+
+
+def _try(hook: int, helpers: tuple[str, ...], result: int) -> None:
+    """Load a program that calls these helpers and gives this result. Raises OSError."""
+    asm = Assembly("a trial")
+    asm.move(R6, R1)
+    for helper in helpers:
+        if helper == "setsockopt":
+            asm.store_32(R10, -4, 1)
+            asm.move(R4, R10)
+            asm.add(R4, -4)
+            asm.move(R2, 1)
+            asm.move(R3, 1)
+            asm.move(R5, 4)
+        if helper in _TAKE_CONTEXT:
+            asm.move(R1, R6)
+        else:
+            asm.move(R1, 0)
+        asm.call(helper)
+    asm.move(R0, result)
+    asm.exit()
+    posix.close(bpf.load("privbind_trial", hook, asm.code({})))
+
+
+def _forbidden() -> tuple[str, str]:
+    """Why bpf(2) is not permitted, and what would change that."""
+    held = capabilities.get()[1]
+    if not held >> capabilities.CAP_SYS_ADMIN & 1:  # which stands for both
+        needed = (capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN)
+        lacking = [capabilities.NAMES[wanted] for wanted in needed if not held >> wanted & 1]
+        if lacking:
+            verb = "are" if len(lacking) > 1 else "is"
+            return f"{' and '.join(lacking)} {verb} missing", "run as root, or add the capability"
+    if posix.stat(_USER_NAMESPACE).st_ino != _FIRST_USER_NAMESPACE:
+        return "bpf(2) is not permitted inside a user namespace", "run it in the first user namespace"
+    return "bpf(2) is not permitted", "look for a seccomp filter, a security module or kernel lockdown"
