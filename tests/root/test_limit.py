@@ -1,0 +1,97 @@
+"""-n and -r: how often, and with SO_REUSEPORT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .cases import MECHANISMS
+from .harness import Host, gone, helper_of, python, wait_for
+
+pytestmark = pytest.mark.parametrize("mechanism", MECHANISMS)
+
+MANY = """
+import errno, os, socket, sys
+def bind(port):
+    s = socket.socket()
+    try:
+        s.bind(("127.0.0.1", port))
+        return "ok"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    finally:
+        s.close()
+print(*(bind(int(port)) for port in sys.argv[1:]))
+"""
+
+
+def test_after_the_last_bind_reserved_ports_are_out_of_reach(host: Host, mechanism: str) -> None:
+    """Unreserved binds go on; nothing is signalled."""
+    found = host.granted(python(MANY, "80", "81", "82", "8080", "80"), f"--via={mechanism}", "-n2").ok()
+    assert found.out.split() == ["ok", "ok", "EACCES", "ok", "EACCES"]
+
+
+def test_binds_that_fail_are_not_counted(host: Host, mechanism: str) -> None:
+    """Refused by the policy, in use, or unreserved: none of them counts."""
+    code = (
+        "import socket; held = socket.socket(); held.bind(('127.0.0.1', 80))\n" + MANY
+    )
+    found = host.granted(
+        python(code, "80", "80", "8080", "79", "81", "82"), f"--via={mechanism}", "-n2", "--allow=80-99"
+    ).ok()
+    assert found.out.split() == ["EADDRINUSE", "EADDRINUSE", "ok", "EACCES", "ok", "EACCES"]
+
+
+def test_no_limit(host: Host, mechanism: str) -> None:
+    """-n 0 means no limit, as it always did."""
+    found = host.granted(python(MANY, *["80"] * 50), f"--via={mechanism}", "-n0").ok()
+    assert found.out.split() == ["ok"] * 50
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_exact_under_concurrency(host: Host, mechanism: str, programs: Path, limit: int) -> None:
+    """8 processes that all try at once succeed just so often together, counted over all of them."""
+    found = host.granted([programs / "procs", "8", "50"], f"--via={mechanism}", f"-n{limit}")
+    counts = dict(word.split("=") for word in found.out.split() if "=" in word)
+    assert int(counts["ok"]) == limit, found
+    assert int(counts["EACCES"]) == 400 - limit, found
+
+
+def test_the_helper_is_gone_after_the_last_bind(host: Host, mechanism: str) -> None:
+    """With nothing left to grant, no process stays (preload)."""
+    if mechanism != "preload":
+        pytest.skip("only preload's helper ends before the command")
+    code = MANY + "\nsys.stdout.flush(); input()"
+    process = host.start(python(code, "80"), f"--via={mechanism}", "-n1", "-v", stdin=-1, stdout=-1, stderr=-1)
+    helper = helper_of(process)
+    wait_for(lambda: gone(helper), "the helper's end")
+    assert process.poll() is None
+    process.communicate("\n")
+
+
+SHARED = """
+import errno, socket, sys
+def bind(family, kind, address, port):
+    s = socket.socket(family, kind)
+    try:
+        s.bind((address, port))
+        return s, s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    except OSError as error:
+        return s, errno.errorcode[error.errno]
+held = []
+for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        for port in (80, 80, 81, 81):
+            held.append(bind(family, kind, address, port))
+            print(held[-1][1], end=" ")
+        print()
+"""
+
+
+def test_reuse_port(host: Host, mechanism: str) -> None:
+    """Set on the ports named, so that two sockets of the command share one; not on others."""
+    found = host.granted(python(SHARED), f"--via={mechanism}", "-r80").ok()
+    assert [line.split() for line in found.lines] == [["1", "1", "0", "EADDRINUSE"]] * 4
+    without = host.granted(python(SHARED), f"--via={mechanism}").ok()
+    assert [line.split() for line in without.lines] == [["0", "EADDRINUSE"] * 2] * 4
