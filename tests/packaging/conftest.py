@@ -1,0 +1,109 @@
+"""The ways to install privbind, each as its user would, and the sh launcher under other systems' /bin/sh."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ..conftest import ROOT
+from .installs import PYTHON, Install, bare_venv, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOT_SOURCE = shutil.ignore_patterns(
+    ".git", ".venv", "dist", "build", "_preload", "__pycache__", ".*_cache", ".hypothesis", "*.pyc"
+)
+SHELLS = ("bash", "busybox")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever is installed is started here, and that needs root."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root, to start privbind"))
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    """A folder that every user may enter, for all installs."""
+    folder = Path(tempfile.mkdtemp(prefix="privbind-packaging-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def checkout(place: Path) -> Path:
+    """A copy of the sources, as a clone has them."""
+    return Path(shutil.copytree(ROOT, place / "checkout", ignore=NOT_SOURCE))
+
+
+@pytest.fixture(scope="session")
+def sdist(place: Path, checkout: Path) -> Path:
+    """The source distribution."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", place / "sdist", cwd=checkout)
+    (built,) = (place / "sdist").glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="session")
+def pip(place: Path, wheel: Path) -> Install:
+    """`pip install WHEEL`."""
+    run(*bare_venv(place / "pip"), "--no-index", wheel)
+    return Install("pip", place / "pip/bin/privbind", compiled=True)
+
+
+@pytest.fixture(scope="session")
+def pipx(place: Path, wheel: Path) -> Install:
+    """`pipx install WHEEL`: the command is a link into an environment of its own."""
+    places = {
+        "PIPX_HOME": str(place / "pipx"),
+        "PIPX_BIN_DIR": str(place / "pipx-bin"),
+        "PIPX_MAN_DIR": str(place / "pipx-man"),
+    }
+    run(sys.executable, "-m", "pipx", "install", "--python", PYTHON, wheel, **places)
+    return Install("pipx", place / "pipx-bin/privbind", compiled=True)
+
+
+@pytest.fixture(scope="session")
+def editable(place: Path, checkout: Path) -> Install:
+    """`pip install -e CHECKOUT`."""
+    run(*bare_venv(place / "editable"), "-e", checkout)
+    return Install("editable", place / "editable/bin/privbind", compiled=True)
+
+
+@pytest.fixture(scope="session")
+def uncompiled(place: Path, checkout: Path) -> Install:
+    """`pip install CHECKOUT` where the compiler fails: the sh launcher and no shim."""
+    run(*bare_venv(place / "uncompiled"), checkout, CC="false")
+    return Install("uncompiled", place / "uncompiled/bin/privbind", compiled=False)
+
+
+@pytest.fixture(params=["pip", "pipx", "editable", "uncompiled", *SHELLS])
+def install(request: pytest.FixtureRequest, place: Path) -> Install:
+    """Each install in turn, and the sh launcher as a system runs it whose /bin/sh is another shell."""
+    if request.param not in SHELLS:
+        found: Install = request.getfixturevalue(request.param)
+        return found
+    uncompiled: Install = request.getfixturevalue("uncompiled")
+    shell = request.param
+    command = uncompiled.command.with_name(f"privbind-{shell}")
+    if not command.exists():
+        path = shutil.which(shell)
+        assert path, f"{shell} is missing"
+        sh = place / f"by-{shell}" / "sh"  # both look at the name they are started with
+        sh.parent.mkdir()
+        sh.symlink_to(path)
+        first, rest = uncompiled.command.read_text().split("\n", 1)
+        assert first == "#!/bin/sh"
+        command.write_text(f"#!{sh}\n{rest}")
+        command.chmod(0o755)
+    return Install(shell, command, compiled=False)

@@ -1,0 +1,122 @@
+"""What an install contains, and that each kind of it works."""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+import subprocess
+import sys
+import zipfile
+from typing import TYPE_CHECKING
+
+from privbind import __version__
+
+from .installs import PYTHON, Install, bare_venv, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BIND = "import os, socket; socket.create_server(('127.0.0.1', 80)); print(os.getresuid())"
+
+
+def contents(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_each_install_runs_a_command_that_binds(install: Install) -> None:
+    """But for one without a compiler, which says that preload was not built, and how to get it."""
+    launch = ["unshare", "-n", install.command, "--via", "preload", "-u", "nobody", "--allow", "tcp:80"]
+    script = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", *launch[2:], PYTHON, "-c", BIND]
+    done = subprocess.run([*launch[:2], *script], capture_output=True, text=True, check=False)
+    if install.compiled:
+        assert (done.returncode, done.stdout) == (0, "(65534, 65534, 65534)\n"), done.stderr
+    else:
+        assert done.stderr == (
+            "privbind: preload: its shim was not built (install a C compiler and make, then install privbind again)\n"
+        )
+        assert (done.returncode, done.stdout) == (125, "")
+
+
+def test_each_install_says_its_version(install: Install) -> None:
+    """The package is found from wherever the command is installed."""
+    assert run(install.command, "--version") == f"privbind {__version__}\n"
+
+
+def test_the_wheel_serves_every_python_on_this_architecture(wheel: Path) -> None:
+    """It has the shim, the launcher and the man page, and no entry point that would start Python its own way."""
+    assert wheel.name == f"privbind-{__version__}-py3-none-linux_{platform.machine()}.whl"
+    files = contents(wheel)
+    data = f"privbind-{__version__}.data"
+    assert {"privbind/_preload/libprivbind.so", f"{data}/scripts/privbind", f"{data}/data/share/man/man1/privbind.1"} <= files
+    assert not [name for name in files if name.endswith("entry_points.txt")]
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(f"{data}/scripts/privbind")[:4] == b"\x7fELF"
+
+
+def test_installed_files_are_readable_by_every_user(pip: Install) -> None:
+    """The command's user must be able to read the shim."""
+    root = pip.command.parent.parent
+    (shim,) = root.glob("lib/python3*/site-packages/privbind/_preload/libprivbind.so")
+    assert shim.stat().st_mode & stat.S_IROTH
+    assert pip.command.stat().st_mode & stat.S_IXOTH
+    assert (root / "share/man/man1/privbind.1").exists()
+
+
+def test_nothing_is_needed_beside_python(wheel: Path) -> None:
+    """No dependency, at any Python from 3.11."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"privbind-{__version__}.dist-info/METADATA").decode()
+    assert "Requires-Dist" not in metadata
+    assert "Requires-Python: >=3.11" in metadata
+
+
+def test_the_source_distribution_builds_the_same_wheel(sdist: Path, wheel: Path, place: Path) -> None:
+    """It has the C sources of both parts."""
+    folder = place / "from-sdist"
+    folder.mkdir()
+    run("tar", "-xf", sdist, "-C", folder)
+    (source,) = folder.iterdir()
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", place / "from-sdist-dist", cwd=source)
+    (built,) = (place / "from-sdist-dist").iterdir()
+    assert built.name == wheel.name
+    assert contents(built) == contents(wheel)
+
+
+def test_without_make_the_install_still_works(checkout: Path, place: Path) -> None:
+    """The wheel is then for any platform, and warns where the shim would have been."""
+    pip_install = bare_venv(place / "no-make")
+    empty = place / "empty"
+    empty.mkdir()
+    told = run(*pip_install, "-v", checkout, PATH=str(empty))
+    assert "no shim is built, so preload will not be there: make is missing" in told
+    command = place / "no-make/bin/privbind"
+    assert command.read_bytes().startswith(b"#!/bin/sh\n")
+    assert run(command, "--version") == f"privbind {__version__}\n"
+
+
+def test_a_release_is_never_built_without_the_shim(checkout: Path, place: Path) -> None:
+    """`make wheel` insists on the compiler."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place / "insisting")]
+    insisting = os.environ | {"CC": "false", "PRIVBIND_REQUIRE_COMPILER": "1"}
+    done = subprocess.run(build, cwd=checkout, env=insisting, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "CannotCompileError" in done.stderr
+
+
+def test_pipx_links_the_command_and_the_man_page(pipx: Install, place: Path) -> None:
+    """Both are where pipx shows them to its user."""
+    assert pipx.command.is_symlink()
+    assert (place / "pipx-man/man1/privbind.1").is_symlink()
+
+
+def test_an_editable_install_runs_the_checkout(editable: Install, checkout: Path) -> None:
+    """A change of the source is in effect at once."""
+    usage = checkout / "src/privbind/usage.py"
+    before = usage.read_text()
+    usage.write_text(before + '\nVERSION_LINE = "edited\\n"\n')
+    try:
+        assert run(editable.command, "--version") == "edited\n"
+    finally:
+        usage.write_text(before)
