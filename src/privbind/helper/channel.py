@@ -26,14 +26,15 @@ _CONTROL = CMSG_LEN(4 * DESCRIPTORS)
 _REFUSED = reply(EACCES)
 
 
-def serve(channel: socket, judge: Judge, stop_when_exhausted: bool) -> None:
-    """Answer requests until nobody holds the other end any more, or the limit of binds is used up.
+def serve(channel: socket, judge: Judge) -> None:
+    """Answer requests until nobody holds the other end any more, or until the limit of binds is used up.
 
-    Without ``stop_when_exhausted`` it goes on then, refusing.
+    Called again after the latter it refuses, until nobody holds the other end.
     """
+    refusing = judge.exhausted
     hang_up = poll()
     hang_up.register(channel, 0)
-    while not (stop_when_exhausted and judge.exhausted):
+    while refusing or not judge.exhausted:
         try:
             # One byte more than the longest request, so that a longer one shows.
             data, ancillary, flags, _ = channel.recvmsg(MAX_REQUEST + 1, _CONTROL, MSG_CMSG_CLOEXEC)

@@ -8,7 +8,7 @@ but its front door and /dev/null, no identity that owns anything, and a filter t
 from __future__ import annotations
 
 import posix
-from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGKILL, SIGTERM, pthread_sigmask, signal  # type: ignore[import-not-found]  # signal would import enum
+from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal  # type: ignore[import-not-found]  # signal would import enum
 
 from ..errors import PrivbindError, strerror
 from ..linux import capabilities, prctl, process, seccomp, sockets
@@ -55,7 +55,8 @@ def adopts_orphans() -> bool:
 class Job:
     """What a helper is started for.
 
-    ``serve`` answers requests until there is no more to do; ``descriptors`` are those it needs; ``capabilities``
+    ``serve`` answers requests until nobody can ask any more or the limit of binds is used up while it does; called
+    again after that, it refuses until nobody can ask. ``descriptors`` are those it needs; ``capabilities``
     those it holds; ``port_start`` is the first port that is not reserved.
     """
 
@@ -79,7 +80,8 @@ def start(job: Job) -> int:
     """Start a helper and wait until it serves. Returns its pid; raises PrivbindError with its reason.
 
     It is forked twice and has a session of its own, so that this process has no child afterwards. Where an orphan
-    would come back as a child (`adopts_orphans`), it is forked once and lives as long as this process does.
+    would come back as a child (`adopts_orphans`), it is forked once, so that a plain wait does not see it, and ends
+    only after this process, since its end would raise SIGCHLD; with nothing left to do it gives up its capabilities.
     """
     stays = adopts_orphans()
     ours, theirs = sockets.pair()
@@ -113,18 +115,16 @@ def _end(body: Callable[[], None]) -> None:
 
 
 def _child(job: Job, story: int, stays: bool) -> None:
-    parent = posix.getppid()
+    keep = (*job.descriptors, story)
+    if stays:
+        parent = posix.pidfd_open(posix.getppid())
+        keep = (*keep, parent)
     posix.setsid()
     if not stays and posix.fork() != 0:
         return
     pid = posix.getpid()
     try:
-        _strip(job, story)
-        if stays:
-            # Sent when the thread that started it ends, so this presumes a command whose main thread lives to its end.
-            process.end_with_parent(SIGKILL)
-            if posix.getppid() != parent:
-                return
+        _strip(job, keep)
         seccomp.install(seccomp.allow_only(_SYSTEM_CALLS))
     except Exception as error:  # whatever it is, the launch must hear of it
         reason = strerror(error) if isinstance(error, OSError) else str(error)
@@ -134,16 +134,27 @@ def _child(job: Job, story: int, stays: bool) -> None:
     posix.close(story)
     job.serve()
     if stays:
-        _stay()
+        capabilities.put(0, 0, 0)
+        job.serve()
+        _wait_for_end(parent)
 
 
-def _strip(job: Job, story: int) -> None:
+def _wait_for_end(process: int) -> None:
+    """Wait until a process, given by a pidfd, has ended."""
+    from select import POLLIN, poll
+
+    ended = poll()
+    ended.register(process, POLLIN)
+    ended.poll()
+
+
+def _strip(job: Job, keep: tuple[int, ...]) -> None:
     """Become nobody in particular, with no more than the job's capabilities."""
-    process.close_all_but((*job.descriptors, story))
+    process.close_all_but(keep)
     # Whatever the interpreter might ever print must not land in a socket of the command.
     null = posix.open("/dev/null", posix.O_RDWR)
     for standard in range(3):
-        if standard != null and standard not in (*job.descriptors, story):
+        if standard != null and standard not in keep:
             posix.dup2(null, standard)
     for number in (SIGINT, SIGTERM, SIGHUP):
         signal(number, SIG_IGN)
@@ -182,13 +193,3 @@ def _cut_bounding_set() -> None:
             prctl.drop_from_bounding_set(capability)
         except OSError:  # EINVAL: the kernel knows no more
             return
-
-
-def _stay() -> None:
-    """Wait for the end without privileges, since it would be noticed."""
-    from select import poll
-
-    capabilities.put(0, 0, 0)
-    forever = poll()
-    while True:
-        forever.poll()

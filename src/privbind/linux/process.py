@@ -15,7 +15,6 @@ RLIMIT_NPROC = 6
 RLIMIT_NOFILE = 7
 _LIMIT = Struct("=QQ")  # struct rlimit64: soft, hard
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _INVALID_ID = 0xFFFFFFFF  # (uid_t) -1
 
 
@@ -83,8 +82,3 @@ def limit(resource: int) -> tuple[int, int]:
 def set_limit(resource: int, soft: int, hard: int) -> None:
     """Set a resource limit of this process."""
     syscall("prlimit64", 0, resource, bytearray(_LIMIT.pack(soft, hard)), 0)
-
-
-def end_with_parent(signal: int) -> None:
-    """Be sent a signal when the parent ends (PR_SET_PDEATHSIG). Forgotten when ids or capabilities change."""
-    syscall("prctl", _PR_SET_PDEATHSIG, signal, 0, 0, 0)

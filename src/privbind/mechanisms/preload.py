@@ -14,7 +14,7 @@ from ..command import read_elf
 from ..errors import PrivbindError, UnsupportedError, strerror
 from ..helper import channel
 from ..helper.judge import Judge
-from ..helper.process import Job, adopts_orphans, start
+from ..helper.process import Job, start
 from ..linux import process, sockets
 from ..linux.call import machine
 from ..linux.capabilities import CAP_NET_BIND_SERVICE
@@ -122,11 +122,10 @@ class _Preload(Prepared):
     def __init__(self, request: Request) -> None:
         self._shim = shim_path(request)
         judge = Judge(request.grant, request.port_start, sockets.netns_cookie())
-        stop = not adopts_orphans()
         command_end, helper_end = sockets.pair()
         try:
             job = Job(
-                lambda: channel.serve(helper_end, judge, stop),
+                lambda: channel.serve(helper_end, judge),
                 (helper_end.fileno(),),
                 request.account,
                 request.port_start,
