@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # What `python3 -I -S -c` runs: finds the package from the launcher's own place and hands over. Nothing is taken from
 # the environment or the working directory. The folders come last, so that no file in them can stand in front of the
 # standard library. The build replaces MODULE and drops comments.

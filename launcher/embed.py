@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Makes boot.py part of a launcher.
 
     embed.py header [MODULE]        a C header that defines BOOT, for launcher.c

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The program that is installed as `privbind`: starts Python isolated from everything of the
 // caller's, and hands it what Python's own start would lose. It has no libc, so that nothing reads
 // the environment before it is put aside: what it hands over is described in docs/architecture.md,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // _start for a program without libc: calls launch() with the stack as the kernel made it (argc,
 // argv, environment, auxiliary vector; see "Process Initialization" in each architecture's System V
 // ABI).

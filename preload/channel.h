@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Where the channel to privbind's helper is. Everything here is async-signal-safe, safe in a vfork
 // child (which shares this memory but not the descriptors) and leaves errno alone.
 #pragma once

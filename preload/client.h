@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // One reserved bind, asked of privbind's helper. The wire is described in docs/architecture.md.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 #include "guard.h"
 
 #include "channel.h"
@@ -78,11 +79,12 @@ int guard_dup2(int from, int to)
 
 int guard_dup3(int from, int to, int flags)
 {
-    // Equal numbers and unknown flags are EINVAL whatever is open.
-    if (from == to || (flags & ~O_CLOEXEC) != 0)
-        return next.dup3(from, to, flags);
-    if (channel_is(from))
-        return closed();
+    // Equal numbers and unknown flags are EINVAL to the kernel whatever is open; musl lets the
+    // flags pass.
+    if (channel_is(from)) {
+        errno = from == to || (flags & ~O_CLOEXEC) != 0 ? EINVAL : EBADF;
+        return -1;
+    }
     make_way(from, to);
     return next.dup3(from, to, flags);
 }
@@ -117,8 +119,10 @@ int guard_spawn_addclosefrom(void *actions, int first)
         channel = channel_spare(channel);
     if (channel < first || first < 0)
         return next.spawn_addclosefrom(actions, first);
-    if (channel == first)
-        return next.spawn_addclosefrom(actions, first + 1);
+    if (channel == first) {
+        int error = next.spawn_addclosefrom(actions, first + 1);
+        return error == EBADF ? 0 : error; // the channel has the last number that there is
+    }
     // There is no action that closes up to a number: the channel waits at the lowest one.
     int error = next.spawn_adddup2(actions, channel, first);
     if (error == 0)

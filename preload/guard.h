@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // What programs do to descriptors, done so that the channel survives it and its number looks
 // closed. Each has the convention of the libc function it stands for.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 #include "resvport.h"
 
 #include "client.h"

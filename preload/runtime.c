@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The two functions that compilers call on their own account even in freestanding code.
 #include <stddef.h>
 

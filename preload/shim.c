@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The names that the preloaded library exports. Only libc functions that a program calls itself are
 // listed: adding to them changes programs that never asked. What they do is in guard.c, client.c
 // and resvport.c.

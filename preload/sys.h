@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Raw system calls for x86-64 and aarch64: what the shim and the launcher use in place of a libc,
 // so that one shim serves glibc and musl programs and never touches the program's errno. Each
 // returns what the kernel returns: a value, or an errno negated.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // serve SHIM|- PROGRAM [ARG]...: runs PROGRAM with the shim (`-`: without, the negative control)
 // and a helper that binds whatever it is asked, in a network namespace of its own. PROGRAM cannot
 // bind reserved ports itself. Needs root or user namespaces. This is for the shim's own tests: it
