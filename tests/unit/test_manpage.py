@@ -1,0 +1,77 @@
+"""The man page says what `privbind --help` says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from privbind.mechanisms import ORDER
+from privbind.usage import HELP
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "man/privbind.1"
+HELP_OPTION = re.compile(r"^ {2}(?: {4}|(?P<short>-\w), )(?P<long>--[\w-]+)(?: (?P<value>[A-Z]+))? +(?P<text>.+)$")
+
+
+def plain(text: str) -> str:
+    """Text without roff's escapes."""
+    return re.sub(r"\\f[A-Z]", "", text).replace("\\-", "-")
+
+
+def section(name: str) -> str:
+    return re.split(r"^\.SH .*\n", PAGE.read_text().partition(f".SH {name}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def page_options() -> dict[str, str]:
+    """Each option's tag and the first paragraph of what is said about it."""
+    found = {}
+    for entry in section("OPTIONS").split(".TP\n")[1:]:
+        tag, *lines = entry.splitlines()
+        end = next((i for i, line in enumerate(lines) if line.startswith(".")), len(lines))
+        found[plain(tag)] = plain(" ".join(lines[:end]))
+    return found
+
+
+def help_options() -> dict[str, str]:
+    found = {}
+    for line in HELP.splitlines():
+        if match := HELP_OPTION.match(line):
+            tag = ", ".join(filter(None, (match["short"], match["long"])))
+            found[f"{tag} {match['value']}" if match["value"] else tag] = match["text"]
+    return found
+
+
+def test_every_line_of_the_help_that_shows_an_option_is_understood() -> None:
+    """Otherwise the next test would compare less than there is."""
+    shown = [line for line in HELP.splitlines() if line.lstrip().startswith("-")]
+    assert len(help_options()) == len(shown) > 10
+
+
+def test_the_page_has_the_same_options_as_the_help_in_the_same_words() -> None:
+    """In the same order, too."""
+    assert list(page_options().items()) == list(help_options().items())
+
+
+def test_the_page_has_the_first_sentence_of_the_help() -> None:
+    _, sentence, *_ = HELP.splitlines()
+    words = " ".join(re.sub(r"^\.[BI] ", "", line) for line in section("DESCRIPTION").split(".PP")[0].splitlines())
+    assert plain(words).strip() == sentence
+
+
+def test_the_page_tells_of_every_mechanism_and_exit_status() -> None:
+    mechanisms = section("MECHANISMS")
+    assert [name for name in ORDER if not re.search(rf"^\.BR? .*\b{name}\b", mechanisms, re.MULTILINE)] == []
+    statuses = set(re.findall(r"\b12\d\b", HELP))
+    assert set(re.findall(r"^\.B (\d+)$", section("EXIT STATUS"), re.MULTILINE)) == statuses == {"125", "126", "127"}
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")
+def test_the_page_is_set_without_a_warning() -> None:
+    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", PAGE]
+    environment = {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(set_page, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "privbind - run a program" in done.stdout
