@@ -62,27 +62,44 @@ def find(name: bytes, path: bytes | None, account: Account) -> Program:
 
     Raises NotFoundError, or NotExecutableError when the account may not execute what there is.
     """
-    refused: tuple[bytes, str] | None = None
-    shown = name.decode("utf-8", "backslashreplace")
+    refused: list[tuple[bytes, str]] = []
     with FileAccess(account):
         for candidate in _candidates(name, path):
             try:
                 if not S_ISREG(posix.stat(candidate).st_mode):
-                    refused = refused or (candidate, "it is not a regular file")
+                    refused.append((candidate, "it is not a regular file"))
                 elif posix.access(candidate, posix.X_OK, effective_ids=True):
                     break
                 else:
-                    refused = refused or (candidate, "Permission denied")
+                    refused.append((candidate, "Permission denied"))
             except PermissionError as error:
-                refused = refused or (candidate, strerror(error))
+                refused.append((candidate, strerror(error)))
             except (OSError, ValueError):
                 continue
         else:
-            if refused:
-                where = refused[0].decode("utf-8", "backslashreplace")
-                raise NotExecutableError(f"cannot execute '{where}' as {account}: {refused[1]}")
-            raise NotFoundError(f"command '{shown}' was not found")
-    return inspect(candidate, account)
+            candidate = b""
+    if candidate:
+        return inspect(candidate, account)
+    for refused_path, reason in refused:
+        # A folder of PATH that the account may not enter hides whether the command is there; it hides it from execvp(3)
+        # too, which then blames that folder for every misspelt name.
+        if _exists(refused_path):
+            raise NotExecutableError(f"cannot execute '{_shown(refused_path)}' as {account}: {reason}")
+    raise NotFoundError(f"command '{_shown(name)}' was not found")
+
+
+def _exists(path: bytes) -> bool:
+    try:
+        posix.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
 
 
 def _candidates(name: bytes, path: bytes | None) -> list[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from .errors import UsageError
 from .mechanisms import ORDER
-from .policy import MAX_ID, Policy, number, parse_ports
+from .policy import MAX_ID, Policy, PolicyError, number, parse_ports
 from .request import AUTO
 
 TYPE_CHECKING = False
@@ -74,7 +74,10 @@ class Options:
 
     def reuse_ports(self, services: Services) -> tuple[Ports, ...]:
         """``-r``, all of them together. Raises PolicyError."""
-        return tuple(ports for text in self._values.get("reuse-port", []) for ports in parse_ports(text, services))
+        try:
+            return tuple(ports for text in self._values.get("reuse-port", []) for ports in parse_ports(text, services))
+        except PolicyError as error:
+            raise PolicyError(f"-r: {error}") from None
 
 
 def parse(arguments: list[str]) -> Options:

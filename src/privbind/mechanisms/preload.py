@@ -44,11 +44,17 @@ def probe(request: Request) -> None:
     check_shim(shim_path(request), request)
     _check_reach(request)
     if missing_capabilities((CAP_NET_BIND_SERVICE,)):
-        raise UnsupportedError(NAME, "CAP_NET_BIND_SERVICE is missing", "run as root, or add that capability")
+        raise _refusal("CAP_NET_BIND_SERVICE is missing", "run as root, or add that capability")
     try:
         sockets.netns_cookie()
     except OSError:
-        raise UnsupportedError(NAME, "the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it") from None
+        raise _refusal("the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it") from None
+    question = sockets.bound_probe()
+    try:
+        if not sockets.may_bind_reserved(question, request.port_start - 1):
+            raise _refusal("this network namespace belongs to another user namespace, whose root alone may bind its ports")
+    finally:
+        question.close()
 
 
 def shim_path(request: Request) -> bytes:
