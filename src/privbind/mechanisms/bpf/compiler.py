@@ -69,6 +69,11 @@ _CONTEXT, _PORT, _HIGH, _LOW = R6, R7, R8, R9
 registers, or the 32 of IPv4 in the first."""
 _V4 = _HIGH
 
+_PORT_AGAIN, _PROTOCOL_AGAIN = R4, R5
+"""Kept through the search for a rule: the port in network order, and the protocol."""
+
+_ONE = -4  # the place on the stack for the value of a socket option
+
 
 class Site:
     """Where a grant holds: cgroup, its depth, and network namespace.
@@ -152,6 +157,10 @@ def _rules(asm: Assembly, table: Table, port_start: int, hook: int) -> None:
     asm.jump_if(R1, "==", IPPROTO_TCP, "any address")
     asm.jump_if(R1, "!=", IPPROTO_UDP, "refused", "rules are for TCP and UDP")
     asm.label("any address")
+    # The search calls no helper, so these registers keep what it needs. Each read of the context, or of the stack,
+    # would cost the verifier work for the whole program: a thousand of them, a fifth of a second.
+    asm.load_32(_PORT_AGAIN, _CONTEXT, _USER_PORT)
+    asm.load_32(_PROTOCOL_AGAIN, _CONTEXT, _PROTOCOL)
     by_address = bool(table.ipv4.networks or (hook == INET6_BIND and table.ipv6.networks))
     _ports(asm, table.anywhere, _PORT, (1, port_start - 1), "by address" if by_address else "refused")
     if "by address" not in asm.wanted:
@@ -248,8 +257,8 @@ def _networks(asm: Assembly, space: Space, port_start: int) -> None:
         label = _label(network)
         if label in asm.wanted:
             asm.label(label)
-            # Read afresh: the verifier then has nothing to tell one way here from another, and comes only once.
-            asm.load_32(R1, _CONTEXT, _USER_PORT)
+            # The port afresh: the verifier then cannot tell one way to here from another, and comes only once.
+            asm.move(R1, _PORT_AGAIN)
             asm.from_network(R1, 16)
             _ports(asm, network, R1, (1, port_start - 1), _label(network.wider))
 
@@ -266,8 +275,7 @@ def _ports(asm: Assembly, network: Network, port: Register, known: tuple[int, in
     for mask, protocol in ((TCP, IPPROTO_TCP), (UDP, IPPROTO_UDP)):
         if targets[mask] in asm.wanted:
             asm.label(targets[mask])
-            asm.load_32(R2, _CONTEXT, _PROTOCOL)
-            asm.jump_if(R2, "==", protocol, "granted")
+            asm.jump_if(_PROTOCOL_AGAIN, "==", protocol, "granted")
             asm.goto(otherwise)
 
 
@@ -327,12 +335,12 @@ def _granted(asm: Assembly, grant: Grant, port_start: int) -> None:
         asm.from_network(_PORT, 16)
         _search_ports(asm, cells, _PORT, (1, port_start - 1), ("shared", {BOTH: "share"}, "lifted"))
         asm.label("share")
-        asm.store_32(R10, -4, 1)
+        asm.store_32(R10, _ONE, 1)
         asm.move(R1, _CONTEXT)
         asm.move(R2, _SOL_SOCKET)
         asm.move(R3, SO_REUSEPORT)
         asm.move(R4, R10)
-        asm.add(R4, -4)
+        asm.add(R4, _ONE)
         asm.move(R5, 4)
         asm.call("setsockopt", "SO_REUSEPORT")
     asm.label("lifted")
