@@ -66,7 +66,8 @@ class PrivbindHook(BuildHookInterface):  # type: ignore[type-arg]
         if shutil.which(_compiler()[0]) is None:
             raise CannotCompileError(f"the C compiler {_compiler()[0]} is missing")
         self._run(make, "-C", "preload", "all", f"OUT={out}")
-        self._run(make, "-C", "launcher", "all", f"OUT={out}", f"BUILD_PYTHON={sys.executable}", *(f"SOURCE={place}" for place in source))
+        variables = [f"OUT={out}", f"BUILD_PYTHON={sys.executable}", *(f"SOURCE={place}" for place in source)]
+        self._run(make, "-C", "launcher", "all", *variables)
         return out / _SHIM
 
     def _run(self, *command: str) -> None:

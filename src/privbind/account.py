@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pwd import struct_passwd
     from types import TracebackType
+    from typing import Self
 
 _NO_CHANGE = 0xFFFFFFFF  # (uid_t) -1 and (gid_t) -1 mean "leave as it is" to setresuid(2)
 
@@ -116,7 +117,7 @@ class FileAccess:
         """Change nothing yet."""
         self._account = account
 
-    def __enter__(self) -> FileAccess:
+    def __enter__(self) -> Self:
         self._groups = posix.getgroups()
         try:
             posix.setgroups(self._account.groups)

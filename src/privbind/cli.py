@@ -42,7 +42,10 @@ def start(ignored_signals: str, environment: str, arguments: list[str]) -> None:
 
 
 def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 0) -> int:
-    """Do what the arguments (without the program's name) ask for. Returns an exit status, unless it became the command."""
+    """Do what the arguments (without the program's name) ask for.
+
+    Returns an exit status, unless it became the command.
+    """
     try:
         options = parse(arguments)
         if options.help or options.version:
@@ -77,7 +80,9 @@ def _request(options: Options, environment: list[bytes]) -> Request:
     argv = [_bytes(word) for word in options.command]
     missing = missing_capabilities((CAP_SETUID, CAP_SETGID))
     if missing:
-        raise UsageError(f"cannot become {account}: {' and '.join(missing)} missing (run as root, or add what is missing)")
+        raise UsageError(
+            f"cannot become {account}: {' and '.join(missing)} missing (run as root, or add what is missing)"
+        )
     if options.set_home:
         environment = _with_home(environment, account.name, account.home, account.shell)
     path = next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), None)
@@ -143,7 +148,9 @@ def _bytes(text: str) -> bytes:
 
 def _line(text: str) -> bytes:
     """One line, whatever was in a name: control characters are shown as escapes."""
-    shown = "".join(char if char.isprintable() or "\udc80" <= char <= "\udcff" else f"\\x{ord(char):02x}" for char in text)
+    shown = "".join(
+        char if char.isprintable() or "\udc80" <= char <= "\udcff" else f"\\x{ord(char):02x}" for char in text
+    )
     return b"privbind: " + shown.encode("utf-8", "backslashreplace") + b"\n"
 
 

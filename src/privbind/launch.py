@@ -71,7 +71,9 @@ def warnings(request: Request) -> list[str]:
     rules = request.grant.policy.rules or ()
     open_rules = [str(rule) for rule in rules if rule.ports.high >= start and str(rule.ports) != "any"]
     if open_rules:
-        found.append(f"ports from {start} on are not reserved here: {','.join(open_rules)} does not keep others from them")
+        found.append(
+            f"ports from {start} on are not reserved here: {','.join(open_rules)} does not keep others from them"
+        )
     elif not needs_mechanism(request):
         found.append(f"no port is reserved here (ip_unprivileged_port_start is {start}): every program may bind all")
     reuse = [str(ports) for ports in request.grant.reuse_ports if ports.high >= start]

@@ -288,9 +288,7 @@ def _parse_network(text: str, family: int) -> tuple[bytes, int]:
     return packed, number(prefix, 0, bits, "prefix") if slash else bits
 
 
-def _ports_by_protocol(
-    text: str, protocol: str | None, services: Services | None
-) -> list[tuple[str | None, Ports]]:
+def _ports_by_protocol(text: str, protocol: str | None, services: Services | None) -> list[tuple[str | None, Ports]]:
     """What PORTS means, for each protocol meant (None: the same for both)."""
     if text == "any":
         return [(protocol, Ports(1, MAX_PORT))]

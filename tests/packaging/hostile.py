@@ -26,7 +26,21 @@ __attribute__((constructor)) static void tell(void)
 unsigned la_version(unsigned version) { return version; }
 """
 SHADOWED = ("privbind", "posix", "struct", "encodings", "site", "sitecustomize", "errno", "_signal", "fcntl", "select")
-FUNCTIONS = ("exec", "read", "printf", "[", "test", "unset", "cat", "readlink", "case", "command", "set", "export", "for")
+FUNCTIONS = (
+    "exec",
+    "read",
+    "printf",
+    "[",
+    "test",
+    "unset",
+    "cat",
+    "readlink",
+    "case",
+    "command",
+    "set",
+    "export",
+    "for",
+)
 PROGRAMS = ("python3", "cat", "readlink", "sh", "env", "id", "expr", "sed", "privbind")
 
 
@@ -79,7 +93,8 @@ class Traps:
         return f"import os; open({str(self.marks)!r}, 'a').write('{name} %d\\n' % os.geteuid())\n"
 
     def _sh_mark(self, name: str) -> str:
-        return f"read -r _ _ privbind_uid _ <<E\n`grep Uid: /proc/self/status`\nE\necho {name} $privbind_uid >>{self.marks}\n"
+        ask = "read -r _ _ privbind_uid _ <<E\n`grep Uid: /proc/self/status`\nE\n"
+        return f"{ask}echo {name} $privbind_uid >>{self.marks}\n"
 
     def _file(self, path: Path, text: str, mode: int = 0o644) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,4 +180,3 @@ NAMES = [
     "library",
 ]
 """What the traps write."""
-

@@ -49,7 +49,11 @@ def test_the_wheel_serves_every_python_on_this_architecture(wheel: Path) -> None
     assert wheel.name == f"privbind-{__version__}-py3-none-linux_{platform.machine()}.whl"
     files = contents(wheel)
     data = f"privbind-{__version__}.data"
-    assert {"privbind/_preload/libprivbind.so", f"{data}/scripts/privbind", f"{data}/data/share/man/man1/privbind.1"} <= files
+    assert {
+        "privbind/_preload/libprivbind.so",
+        f"{data}/scripts/privbind",
+        f"{data}/data/share/man/man1/privbind.1",
+    } <= files
     assert not [name for name in files if name.endswith("entry_points.txt")]
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read(f"{data}/scripts/privbind")[:4] == b"\x7fELF"

@@ -108,7 +108,9 @@ class Host:
         """Run a program with privbind."""
         return self.run(self.command(argv, *options, user=user), **more)
 
-    def start(self, argv: Sequence[str | Path], *options: str, user: str = "nobody", **more: Any) -> subprocess.Popen[Any]:
+    def start(
+        self, argv: Sequence[str | Path], *options: str, user: str = "nobody", **more: Any
+    ) -> subprocess.Popen[Any]:
         """Start a program with privbind."""
         return self.popen(self.command(argv, *options, user=user), **more)
 

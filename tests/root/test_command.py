@@ -42,7 +42,7 @@ def test_exit_status(host: Host, mechanism: str, status: int) -> None:
 def test_death_by_signal(host: Host, mechanism: str, number: signal.Signals) -> None:
     """Its parent sees the signal."""
     code = BIND + "import os, signal; "
-    if number not in (signal.SIGKILL,):
+    if number != signal.SIGKILL:
         code += f"signal.signal({int(number)}, signal.SIG_DFL); "
     code += f"os.kill(os.getpid(), {int(number)})"
     assert host.granted(python(code), f"--via={mechanism}").status == -number
@@ -116,13 +116,14 @@ def test_no_child_that_it_did_not_start(host: Host, mechanism: str) -> None:
     """waitpid gives ECHILD, also after the helper's end, and no SIGCHLD is pending or comes."""
     code = (
         "import os, signal\n"
-        "print(signal.SIGCHLD in signal.sigpending())\n"
-        + BIND
-        + "\ntry:\n os.waitpid(-1, 0x40000000)\n"
+        "print(signal.SIGCHLD in signal.sigpending())\n" + BIND + "\ntry:\n os.waitpid(-1, 0x40000000)\n"
         "except ChildProcessError as error:\n print(error.strerror)\n"
         "print(signal.SIGCHLD in signal.sigpending())"
     )
-    blocked = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD}); os.execv(sys.argv[1], sys.argv[1:])"
+    blocked = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD}); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
     command = host.command(python(code), f"--via={mechanism}", "-n1")
     found = host.run([*python(blocked), *command]).ok()
     assert found.lines == ["False", "No child processes", "False"]
@@ -204,7 +205,7 @@ def test_accounts(host: Host, mechanism: str, options: list[str], expected: str)
     found = host.run([host.privbind, *options, f"--via={mechanism}", *python(show)]).ok()
     identity, groups = found.out.strip().split(" [")
     assert identity == expected
-    gid = expected.split("gid=")[1].split()[0]
+    gid = expected.split("gid=")[1].split(maxsplit=1)[0]
     has_groups = "-G" not in options and "123456" not in options and "4294967294" not in options
     assert groups == (f"{gid}]" if has_groups else "]")
     assert host.run([host.privbind, *options, f"--via={mechanism}", *python(BIND)]).ok()

@@ -49,7 +49,13 @@ def test_environment_to_the_byte(host: Host, mechanism: str, entries: list[bytes
     """Order, duplicates and bytes: all as the caller had them."""
     # A program that shows its own /proc/self/environ, which the kernel keeps as execve(2) got it.
     process = host.popen(
-        ["/usr/bin/python3", "-I", "-c", EXEC.decode(), *host.command(["/bin/cat", "/proc/self/environ"], f"--via={mechanism}")],
+        [
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+            EXEC.decode(),
+            *host.command(["/bin/cat", "/proc/self/environ"], f"--via={mechanism}"),
+        ],
         stdin=-1,
         stdout=-1,
         stderr=-1,

@@ -125,7 +125,9 @@ def test_a_helper_killed_during_a_request(host: Host, mechanism: str) -> None:
     process.stdin.write("80\n")
     process.stdin.flush()
     blocked = re.compile("poll|recv|unix|skb|wait")
-    wait_for(lambda: blocked.search(Path(f"/proc/{process.pid}/wchan").read_text()) and sent(process.pid), "the request")
+    wait_for(
+        lambda: blocked.search(Path(f"/proc/{process.pid}/wchan").read_text()) and sent(process.pid), "the request"
+    )
     os.kill(helper, signal.SIGKILL)
     assert read_line(process) == "13\n"
     assert tell(process, 8080) == "ok"

@@ -35,15 +35,23 @@ def test_two_dashes_end_the_options() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["-uweb", "-gstaff", "-n3", "-atcp:80", "-audp:53", "-r80", "--via=preload", "--dry-run"],
-        ["-u", "web", "-g", "staff", "-n", "3", "-a", "tcp:80,udp:53", "-r", "80", "--via", "preload", "--dry-run"],
-        ["--user=web", "--group", "staff", "--binds=3", "--allow=tcp:80", "--allow", "udp:53", "--reuse-port=80"]
-        + ["--via=preload", "--dry-run"],
+        ["-uweb", "-gstaff", "-n3", "-atcp:80", "-audp:53", "-r80", "--via=preload"],
+        ["-u", "web", "-g", "staff", "-n", "3", "-a", "tcp:80,udp:53", "-r", "80", "--via", "preload"],
+        [
+            "--user=web",
+            "--group",
+            "staff",
+            "--binds=3",
+            "-atcp:80",
+            "--allow=udp:53",
+            "--reuse-port=80",
+            "--via=preload",
+        ],
     ],
 )
 def test_each_way_to_write_an_option(words: list[str]) -> None:
     """Joined, apart, long with and without =."""
-    options = parse([*words, "true"])
+    options = parse([*words, "--dry-run", "true"])
     assert (options.user, options.group, options.via, options.dry_run) == ("web", "staff", "preload", True)
     assert options.limit() == 3
     assert str(options.policy(services)) == "tcp:80,udp:53"

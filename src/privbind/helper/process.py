@@ -126,7 +126,7 @@ def _child(job: Job, story: int, stays: bool) -> None:
     try:
         _strip(job, keep)
         seccomp.install(seccomp.allow_only(_SYSTEM_CALLS))
-    except Exception as error:  # whatever it is, the launch must hear of it
+    except Exception as error:  # noqa: BLE001  # whatever it is, the launch must hear of it
         reason = strerror(error) if isinstance(error, OSError) else str(error)
         sockets.send_now(story, reason.encode("utf-8", "surrogateescape")[:_MAX_STORY])
         return
@@ -181,7 +181,9 @@ def _strip(job: Job, keep: tuple[int, ...]) -> None:
     may_bind = sockets.may_bind_reserved(probe, job.port_start - 1)
     probe.close()
     if not may_bind:
-        raise PrivbindError("it may not bind reserved ports in this network namespace, which another user namespace owns")
+        raise PrivbindError(
+            "it may not bind reserved ports in this network namespace, which another user namespace owns"
+        )
     prctl.set_not_dumpable()
     process.set_limit(process.RLIMIT_NPROC, 0, 0)
     process.set_limit(process.RLIMIT_CORE, 0, 0)

@@ -7,8 +7,8 @@ start. One function of the C library is called, syscall(2); it exists in glibc a
 
 from __future__ import annotations
 
-from _ctypes import CFuncPtr, _SimpleCData, addressof, dlopen, dlsym, get_errno
 from _ctypes import Array as _Array
+from _ctypes import CFuncPtr, _SimpleCData, addressof, dlopen, dlsym, get_errno
 from posix import strerror, uname
 
 from ..errors import PrivbindError

@@ -52,7 +52,9 @@ def probe(request: Request) -> None:
     question = sockets.bound_probe()
     try:
         if not sockets.may_bind_reserved(question, request.port_start - 1):
-            raise _refusal("this network namespace belongs to another user namespace, whose root alone may bind its ports")
+            raise _refusal(
+                "this network namespace belongs to another user namespace, whose root alone may bind its ports"
+            )
     finally:
         question.close()
 
