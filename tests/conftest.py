@@ -41,8 +41,8 @@ def world_readable_folder(name: str) -> Path:
 def install(wheel: Path, venv: Path, python: str | None = None) -> Path:
     """Install a wheel into a new virtual environment and return its `privbind`."""
     subprocess.run([python or world_python(), "-m", "venv", "--without-pip", venv], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", venv / "bin/python3", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*pip, wheel], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", venv / "bin/python3"]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
     return venv / "bin/privbind"
 
 
@@ -57,10 +57,13 @@ def wheel() -> Path:
 
 
 @pytest.fixture(scope="session")
-def installed(wheel: Path) -> Iterator[Path]:
-    """The installed command: `privbind` in a virtual environment that every user may enter."""
+def installed(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The installed command: what PRIVBIND_COMMAND names, or `privbind` in a new virtual environment for all users."""
+    if given := os.environ.get("PRIVBIND_COMMAND"):
+        yield Path(given)
+        return
     folder = world_readable_folder("installed")
-    yield install(wheel, folder / "venv")
+    yield install(request.getfixturevalue("wheel"), folder / "venv")
     shutil.rmtree(folder)
 
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 // trybind [-raw] [-hold] [-hex] (PROTOCOL FAMILY ADDRESS PORT)...: binds one socket after the other
-// and keeps them. Prints `ok ADDRESS PORT` or the errno's name for each; status 0 if all were
-// bound.
+// and closes it. Prints `ok ADDRESS PORT` or the errno's name for each; status 0 if all were bound.
 //   -raw   by the system call, not through libc
-//   -hold  at the end, waits for the end of standard input
+//   -hold  keeps them, and at the end waits for the end of standard input
 //   -hex   ADDRESS is a whole sockaddr in hexadecimal; PORT is the length given to bind
 #include "common.h"
 
@@ -52,6 +51,8 @@ int main(int argc, char **argv)
         else
             puts("unbound");
         all = all && result == 0;
+        if (!hold)
+            close(fd);
     }
     fflush(stdout);
     char byte;

@@ -27,7 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def programs() -> Iterator[Path]:
     """The compiled test programs, in a folder that every user may enter."""
     with world_readable_folder() as folder:
-        make = ["make", "-s", "-C", str(PROGRAMS), "all", f"OUT={folder}"]
+        make = ["make", "--silent", f"--jobs={os.cpu_count()}", "-C", str(PROGRAMS), "all", "static", f"OUT={folder}"]
+        if shutil.which("musl-gcc"):
+            make.append("musl")
         subprocess.run(make, check=True)
         folder.chmod(0o755)
         yield folder

@@ -60,7 +60,8 @@ class Host:
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
-        self.enter = ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--"]
+        self.pid = self._holder.pid
+        self.enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--"]
         self._started: list[subprocess.Popen[Any]] = []
 
     def close(self) -> None:

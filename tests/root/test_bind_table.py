@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .cases import CASES, MECHANISMS, OCCUPIED, Bind, Case
+from .conftest import need
 from .harness import Host, python, read_line
 
 OCCUPY = """
@@ -73,6 +74,8 @@ PROGRAMS = ("trybind", "trybind-musl")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bind(table: Table, mechanism: str, program: str, case: Case) -> None:
     """A granted bind gives what root gets, any other what nobody gets."""
+    if "musl" in program:
+        need("musl-gcc")
     native = table.result("nobody", case.rules, program, case.bind)
     root = table.result("root", case.rules, program, case.bind)
     if 0 < case.bind.port < 1024 and root == "ok":
