@@ -54,6 +54,7 @@ bench: $(BIN)/.test wheel ## ratios against root's own bind, authbind and the ba
 
 .PHONY: lint
 lint: $(BIN)/.lint ## ruff, mypy, clang-format and shell syntax; changes nothing
+	@tools/setup lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -62,6 +63,7 @@ lint: $(BIN)/.lint ## ruff, mypy, clang-format and shell syntax; changes nothing
 
 .PHONY: format
 format: $(BIN)/.lint ## put all sources into their form
+	@tools/setup lint
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 	clang-format -i $(C_FILES)
