@@ -51,8 +51,9 @@ def test_death_by_signal(host: Host, mechanism: str, number: signal.Signals) -> 
 def test_signals_go_to_the_command(host: Host, mechanism: str) -> None:
     """What is sent to the pid that was started is handled by the command."""
     code = BIND + (
-        "import signal; signal.signal(signal.SIGHUP, lambda *_: print('hup', flush=True)); "
-        "print('ready', flush=True); signal.pause(); signal.pause()"
+        # Not print, which a handler may interrupt but not call meanwhile.
+        "import os, signal; signal.signal(signal.SIGHUP, lambda *_: os.write(1, b'hup\\n')); "
+        "os.write(1, b'ready\\n'); signal.pause(); signal.pause()"
     )
     process = host.start(python(code), f"--via={mechanism}", stdout=-1)
     assert read_line(process) == "ready\n"
