@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..account import Account
 
-_HIGHEST = 65534  # "nobody" to most systems, the overflow id to the kernel
-_LOWEST = 60578  # down to here no system assigns ids to people (systemd's UIDS-GIDS.md: 60578 on are for the system)
+_CANDIDATES = range(65534, 60577, -1)
+"""From "nobody" down, as far as no system gives ids to people (systemd's UIDS-GIDS.md)."""
 
 
 def take(account: Account, keep: tuple[int, ...]) -> None:
@@ -26,25 +26,23 @@ def take(account: Account, keep: tuple[int, ...]) -> None:
     no id is free.
     """
     posix.setgroups(())
-    # Afterwards this process may look for another uid if somebody took the same one meanwhile.
-    trying = capabilities.mask(capabilities.CAP_SETUID, *keep)
-    gid = next((gid for gid in _candidates({account.gid, *account.groups}) if _set_gid(gid)), None)
-    if gid is None:
+    groups = {account.gid, *account.groups}
+    if not any(gid not in groups and _set_gid(gid) for gid in _CANDIDATES):
         raise PrivbindError("no gid is free for the helper (the user namespace maps none from 65534 down)")
-    for uid in _candidates({account.uid, *_uids_in_use()}):
-        if not _set_uid(uid):
+    # Until the uid is settled, another one may have to be taken.
+    trying = capabilities.mask(capabilities.CAP_SETUID, *keep)
+    taken = {account.uid}
+    for uid in _CANDIDATES:
+        if uid in taken or not _set_uid(uid):
             continue
         capabilities.put(trying, trying, 0)
-        # Two helpers that start at once may have chosen the same: whoever sees the other goes on to the next.
-        if uid not in _uids_in_use(but=_self()):
+        # Looked at from the candidate's side, so that of two helpers that try the same one at least one sees the other.
+        taken |= _uids_in_use(but=_self())
+        if uid not in taken:
             kept = capabilities.mask(*keep)
             capabilities.put(kept, kept, 0)
             return
     raise PrivbindError("no uid is free for the helper (the user namespace maps none from 65534 down that is unused)")
-
-
-def _candidates(taken: set[int]) -> list[int]:
-    return [number for number in range(_HIGHEST, _LOWEST - 1, -1) if number not in taken]
 
 
 def _set_gid(gid: int) -> bool:
@@ -73,7 +71,7 @@ def _self() -> str:
         return ""
 
 
-def _uids_in_use(but: str = "") -> set[int]:
+def _uids_in_use(but: str) -> set[int]:
     """The effective uids of all processes that can be seen: the owners of their folders in /proc (proc(5))."""
     found: set[int] = set()
     try:
