@@ -66,7 +66,8 @@ class PrivbindHook(BuildHookInterface):  # type: ignore[type-arg]
         if shutil.which(_compiler()[0]) is None:
             raise CannotCompileError(f"the C compiler {_compiler()[0]} is missing")
         self._run(make, "-C", "preload", "all", f"OUT={out}")
-        variables = [f"OUT={out}", f"BUILD_PYTHON={sys.executable}", *(f"SOURCE={place}" for place in source)]
+        python = shlex.quote(sys.executable).replace("$", "$$")  # it becomes part of a recipe
+        variables = [f"OUT={out}", f"BUILD_PYTHON={python}", *(f"SOURCE={place}" for place in source)]
         self._run(make, "-C", "launcher", "all", *variables)
         return out / _SHIM
 
