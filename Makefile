@@ -14,7 +14,7 @@ C_FILES := $(shell find preload launcher tests/programs -name build -prune -o -n
 
 .PHONY: help
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 .PHONY: demo
 demo: demo-set-up wheel ## a real server as nobody on port 80, asked for a page (as root; installs what is missing)
