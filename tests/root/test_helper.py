@@ -11,11 +11,14 @@ import pytest
 
 from .harness import Host, gone, helper_of, python, read_line, status_of, wait_for
 
-HELPED = ("preload",)
+HELPED = ("seccomp", "preload")
 """The mechanisms that have a helper."""
 
-CAPABILITIES = {"preload": 1 << 10}
-"""CAP_NET_BIND_SERVICE."""
+CAPABILITIES = {"seccomp": 1 << 10 | 1 << 19, "preload": 1 << 10}
+"""CAP_NET_BIND_SERVICE, and CAP_SYS_PTRACE for seccomp."""
+
+DOOR = {"seccomp": "anon_inode:seccomp notify", "preload": "socket:"}
+"""What a helper's only descriptor is, besides /dev/null."""
 
 pytestmark = pytest.mark.parametrize("mechanism", HELPED)
 
@@ -63,7 +66,7 @@ def test_what_a_helper_is(host: Host, mechanism: str) -> None:
     descriptors = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{helper}/fd").iterdir()}
     assert [descriptors.pop(fd) for fd in (0, 1, 2)] == ["/dev/null"] * 3
     assert len(descriptors) == 1
-    assert all(target.startswith("socket:") for target in descriptors.values())
+    assert all(target.startswith(DOOR[mechanism]) for target in descriptors.values())
     ignored = int(status["SigIgn"], 16)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         assert ignored >> (number - 1) & 1
@@ -124,7 +127,7 @@ def test_a_helper_killed_during_a_request(host: Host, mechanism: str) -> None:
     assert process.stdin is not None
     process.stdin.write("80\n")
     process.stdin.flush()
-    blocked = re.compile("poll|recv|unix|skb|wait")
+    blocked = re.compile("poll|recv|unix|skb|wait|seccomp")
     wait_for(
         lambda: blocked.search(Path(f"/proc/{process.pid}/wchan").read_text()) and sent(process.pid), "the request"
     )

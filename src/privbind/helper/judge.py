@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..policy import Grant
 
 _AF_UNSPEC = 0
+_FAMILIES = frozenset((AF_INET, AF_INET6, _AF_UNSPEC))
 _MIN_IPV4 = 16  # sizeof(struct sockaddr_in)
 _MIN_IPV6 = 24  # SIN6_LEN_RFC2133: without the scope id
 
@@ -56,6 +57,11 @@ class Judge:
     def exhausted(self) -> bool:
         """Whether the limit of binds is used up."""
         return 0 < self.grant.limit <= self.bound
+
+    def may_permit(self, address: bytes) -> bool:
+        """Whether the grant could cover a bind to this address at all: a quick look, before the socket is known."""
+        family = int.from_bytes(address[:2], byteorder)
+        return family in _FAMILIES and 0 < int.from_bytes(address[2:4], "big") < self._port_start and not self.exhausted
 
     def permits(self, facts: Facts, address: bytes) -> int:
         """The port to bind when the grant covers this bind; 0 when it is none of ours and the kernel's answer stands.

@@ -26,6 +26,7 @@ _SYSTEM_CALLS = (
     "bind",
     "getsockopt",
     "setsockopt",
+    "getsockname",
     "getpeername",
     "close",
     "poll",
@@ -58,7 +59,17 @@ class Job:
     ``serve`` answers requests until nobody can ask any more or the limit of binds is used up while it does; called
     again after that, it refuses until nobody can ask. ``descriptors`` are those it needs; ``capabilities``
     those it holds; ``port_start`` is the first port that is not reserved.
+
+    ``name`` is what ps(1) shows of it. ``outlasts_limit`` says that it is needed when the limit is used up, too.
+    ``system_calls`` and ``ioctls`` are what it needs besides what every helper does; ``confine`` is called before
+    these are all that it has left.
     """
+
+    name = "privbind-helper"
+    outlasts_limit = False
+    system_calls: tuple[str, ...] = ()
+    ioctls: tuple[int, ...] = ()
+    confine: Callable[[], object] | None = None
 
     def __init__(
         self,
@@ -125,7 +136,9 @@ def _child(job: Job, story: int, stays: bool) -> None:
     pid = posix.getpid()
     try:
         _strip(job, keep)
-        seccomp.install(seccomp.allow_only(_SYSTEM_CALLS))
+        if job.confine is not None:
+            job.confine()
+        seccomp.install(seccomp.allow_only(_SYSTEM_CALLS + job.system_calls, job.ioctls))
     except Exception as error:  # noqa: BLE001  # whatever it is, the launch must hear of it
         reason = strerror(error) if isinstance(error, OSError) else str(error)
         sockets.send_now(story, reason.encode("utf-8", "surrogateescape")[:_MAX_STORY])
@@ -133,9 +146,10 @@ def _child(job: Job, story: int, stays: bool) -> None:
     sockets.send_now(story, _READY + b" %d" % pid)
     posix.close(story)
     job.serve()
-    if stays:
+    if stays or job.outlasts_limit:
         capabilities.put(0, 0, 0)
         job.serve()
+    if stays:
         _wait_for_end(parent)
 
 
@@ -161,7 +175,7 @@ def _strip(job: Job, keep: tuple[int, ...]) -> None:
     pthread_sigmask(SIG_SETMASK, ())
     posix.chdir("/")
     posix.umask(0o077)
-    prctl.set_name("privbind-helper")
+    prctl.set_name(job.name)
     prctl.set_no_new_privileges()
     if capabilities.effective(capabilities.CAP_SETPCAP):
         _cut_bounding_set()
@@ -174,19 +188,23 @@ def _strip(job: Job, keep: tuple[int, ...]) -> None:
         )
     else:
         prctl.set_keep_capabilities(True)
-    # Asked now, since the filter lets no socket be made; answered after the privileges are gone.
-    probe = sockets.bound_probe()
     prctl.clear_ambient()
     identity.take(job.account, job.capabilities)
-    may_bind = sockets.may_bind_reserved(probe, job.port_start - 1)
-    probe.close()
-    if not may_bind:
+    if capabilities.CAP_NET_BIND_SERVICE in job.capabilities and not _may_bind(job.port_start - 1):
         raise PrivbindError(
             "it may not bind reserved ports in this network namespace, which another user namespace owns"
         )
     prctl.set_not_dumpable()
     process.set_limit(process.RLIMIT_NPROC, 0, 0)
     process.set_limit(process.RLIMIT_CORE, 0, 0)
+
+
+def _may_bind(port: int) -> bool:
+    probe = sockets.bound_probe()
+    try:
+        return sockets.may_bind_reserved(probe, port)
+    finally:
+        probe.close()
 
 
 def _cut_bounding_set() -> None:

@@ -15,6 +15,7 @@ from ..errors import PrivbindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mmap import mmap
     from typing import Any
 
 _RTLD_NOW = 2  # dlfcn.h
@@ -25,12 +26,14 @@ _FUNCFLAG_USE_ERRNO = 8
 # that is missing is an error where a call is made, never a guess.
 _NUMBERS = {
     "x86_64": {
+        "read": 0,
         "close": 3,
         "poll": 7,
         "mmap": 9,
         "munmap": 11,
         "brk": 12,
         "rt_sigreturn": 15,
+        "ioctl": 16,
         "mremap": 25,
         "madvise": 28,
         "getpid": 39,
@@ -38,6 +41,7 @@ _NUMBERS = {
         "sendmsg": 46,
         "recvmsg": 47,
         "bind": 49,
+        "getsockname": 51,
         "getpeername": 52,
         "setsockopt": 54,
         "getsockopt": 55,
@@ -52,14 +56,24 @@ _NUMBERS = {
         "restart_syscall": 219,
         "clock_gettime": 228,
         "exit_group": 231,
+        "openat": 257,
         "ppoll": 271,
         "prlimit64": 302,
+        "process_vm_readv": 310,
         "seccomp": 317,
         "bpf": 321,
+        "pidfd_open": 434,
         "close_range": 436,
+        "pidfd_getfd": 438,
+        "landlock_create_ruleset": 444,
+        "landlock_add_rule": 445,
+        "landlock_restrict_self": 446,
     },
     "aarch64": {
+        "ioctl": 29,
+        "openat": 56,
         "close": 57,
+        "read": 63,
         "ppoll": 73,
         "capget": 90,
         "capset": 91,
@@ -73,6 +87,7 @@ _NUMBERS = {
         "prctl": 167,
         "getpid": 172,
         "bind": 200,
+        "getsockname": 204,
         "getpeername": 205,
         "sendto": 206,
         "setsockopt": 208,
@@ -87,9 +102,15 @@ _NUMBERS = {
         "mmap": 222,
         "madvise": 233,
         "prlimit64": 261,
+        "process_vm_readv": 270,
         "seccomp": 277,
         "bpf": 280,
+        "pidfd_open": 434,
         "close_range": 436,
+        "pidfd_getfd": 438,
+        "landlock_create_ruleset": 444,
+        "landlock_add_rule": 445,
+        "landlock_restrict_self": 446,
     },
 }
 
@@ -119,7 +140,7 @@ def machine() -> str:
     return _MACHINE
 
 
-def address_of(buffer: bytearray) -> int:
+def address_of(buffer: bytearray | mmap) -> int:
     """The address of a buffer's bytes; valid while the buffer lives and keeps its size."""
     size = len(buffer)
     if size not in _arrays:
@@ -160,3 +181,32 @@ def syscall_raw(nr: int, *args: int | bytes | bytearray) -> int:
 def last_errno() -> int:
     """The errno of the last failed `syscall_raw`; means nothing after one that did not fail."""
     return int(get_errno())
+
+
+class Call:
+    """A system call that is made over and over: what stays the same of it is put together once.
+
+    Each argument is an int, a buffer whose memory is passed (it must keep its size), or None for an int that is
+    given with every call.
+    """
+
+    __slots__ = ("_arguments", "_buffers", "_given")
+
+    def __init__(self, name: str, *args: int | bytearray | None) -> None:
+        """Raise PrivbindError on a machine whose numbers are not known."""
+        self._buffers = [arg for arg in args if isinstance(arg, bytearray)]  # their memory is in use
+        self._arguments = [
+            _Long(number(name)),
+            *(_Long(address_of(arg) if isinstance(arg, bytearray) else arg or 0) for arg in args),
+        ]
+        self._given = [slot for slot, arg in zip(self._arguments[1:], args, strict=True) if arg is None]
+
+    def __call__(self, *given: int) -> int:
+        """Make it. Returns its result; raises OSError when that is -1."""
+        for slot, value in zip(self._given, given, strict=True):
+            slot.value = value
+        result: int = _syscall(*self._arguments)
+        if result == -1:
+            error = get_errno()
+            raise OSError(error, strerror(error))
+        return result

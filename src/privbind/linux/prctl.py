@@ -11,6 +11,7 @@ _SET_KEEPCAPS = 8  # 2.2.18
 _SET_NAME = 15
 _CAPBSET_READ = 23
 _CAPBSET_DROP = 24  # 2.6.25
+_GET_SECUREBITS = 27
 _SET_SECUREBITS = 28
 _SET_NO_NEW_PRIVS = 38  # 3.5
 _GET_NO_NEW_PRIVS = 39
@@ -66,6 +67,11 @@ def in_bounding_set(capability: int) -> bool:
 def drop_from_bounding_set(capability: int) -> None:
     """Needs CAP_SETPCAP. Raises OSError (EINVAL) when the kernel does not know the capability."""
     _prctl(_CAPBSET_DROP, capability)
+
+
+def securebits() -> int:
+    """The SECBIT_* flags that are set."""
+    return _prctl(_GET_SECUREBITS)
 
 
 def set_securebits(bits: int) -> None:

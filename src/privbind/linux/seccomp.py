@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+from errno import EINVAL
 from struct import Struct
 
 from ..errors import PrivbindError
+from .binds import AARCH64, MAX_ADDRESS, MIN_ADDRESS, X86_64, calls
 from .call import address_of, machine, number, syscall
 
 _SET_MODE_FILTER = 1  # 3.17
+_NO_MITIGATION = 1 << 2  # SECCOMP_FILTER_FLAG_SPEC_ALLOW, 4.17
+_NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER, 5.0
+_WAIT_KILLABLE = 1 << 5  # SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 5.19
 
 _RET_KILL_PROCESS = 0x80000000  # 4.14
+_RET_USER_NOTIF = 0x7FC00000  # 5.0
 _RET_ALLOW = 0x7FFF0000
 
 _LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_JUMP_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _JUMP_ANY_BIT = 0x45  # BPF_JMP | BPF_JSET | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 _INSTRUCTION = Struct("=HBBI")  # struct sock_filter
@@ -24,7 +31,7 @@ _NUMBER = 0  # struct seccomp_data: nr, arch, instruction_pointer, args
 _ARCH = 4
 _ARGS = 16
 
-_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_AUDIT_ARCH = {"x86_64": X86_64, "aarch64": AARCH64}
 _PROT_EXEC = 4  # asm-generic/mman-common.h
 
 
@@ -41,10 +48,10 @@ def audit_arch() -> int:
         raise PrivbindError(f"no seccomp filter is known for {machine()} (x86_64 and aarch64 are)") from None
 
 
-def allow_only(names: tuple[str, ...], writable_memory: str = "mmap") -> list[bytes]:
+def allow_only(names: tuple[str, ...], ioctls: tuple[int, ...] = (), writable_memory: str = "mmap") -> list[bytes]:
     """A filter that allows these system calls, and mmap(2) of memory that is not executable; any other one kills.
 
-    Names that this machine does not have are passed over.
+    Names that this machine does not have are passed over. ``ioctls`` are the requests allowed of ioctl(2).
     """
     code = [
         _INSTRUCTION.pack(_LOAD, 0, 0, _ARCH),
@@ -58,6 +65,14 @@ def allow_only(names: tuple[str, ...], writable_memory: str = "mmap") -> list[by
         except PrivbindError:
             continue
         code += [_INSTRUCTION.pack(_JUMP_EQUAL, 0, 1, nr), _INSTRUCTION.pack(_RETURN, 0, 0, _RET_ALLOW)]
+    if ioctls:
+        code += [
+            _INSTRUCTION.pack(_JUMP_EQUAL, 0, 2 + 2 * len(ioctls), number("ioctl")),
+            _INSTRUCTION.pack(_LOAD, 0, 0, arg_offset(1)),
+        ]
+        for request in ioctls:
+            code += [_INSTRUCTION.pack(_JUMP_EQUAL, 0, 1, request), _INSTRUCTION.pack(_RETURN, 0, 0, _RET_ALLOW)]
+        code.append(_INSTRUCTION.pack(_RETURN, 0, 0, _RET_KILL_PROCESS))
     code += [
         _INSTRUCTION.pack(_JUMP_EQUAL, 0, 3, number(writable_memory)),
         _INSTRUCTION.pack(_LOAD, 0, 0, arg_offset(2)),
@@ -66,6 +81,53 @@ def allow_only(names: tuple[str, ...], writable_memory: str = "mmap") -> list[by
         _INSTRUCTION.pack(_RETURN, 0, 0, _RET_KILL_PROCESS),
     ]
     return code
+
+
+def notify_binds() -> list[bytes]:
+    """A filter that hands every bind(2) to its listener and allows everything else.
+
+    A bind with an address too short to have a port, or longer than the kernel takes, is not worth the asking: netlink's
+    are of that kind. Raises PrivbindError on a machine whose calls are not known.
+    """
+    code: list[bytes] = []
+    for call in calls():
+        if call.socketcall:
+            checks = [
+                _INSTRUCTION.pack(_LOAD, 0, 0, arg_offset(0)),
+                _INSTRUCTION.pack(_JUMP_EQUAL, 0, 1, call.selector),
+            ]
+        else:
+            checks = [
+                _INSTRUCTION.pack(_LOAD, 0, 0, arg_offset(2)),
+                _INSTRUCTION.pack(_JUMP_AT_LEAST, 0, 2, MIN_ADDRESS),
+                _INSTRUCTION.pack(_JUMP_AT_LEAST, 1, 0, MAX_ADDRESS + 1),
+            ]
+        code += [
+            _INSTRUCTION.pack(_LOAD, 0, 0, _ARCH),
+            _INSTRUCTION.pack(_JUMP_EQUAL, 0, len(checks) + 3, call.arch),
+            _INSTRUCTION.pack(_LOAD, 0, 0, _NUMBER),
+            _INSTRUCTION.pack(_JUMP_EQUAL, 0, len(checks) + 1, call.number),
+            *checks,
+            _INSTRUCTION.pack(_RETURN, 0, 0, _RET_USER_NOTIF),
+        ]
+    return [*code, _INSTRUCTION.pack(_RETURN, 0, 0, _RET_ALLOW)]
+
+
+def install_listener(code: list[bytes]) -> tuple[int, bool]:
+    """Put a filter on this thread and return the listener that its notifications go to, close-on-exec.
+
+    The second value says whether a thread whose request was received waits for the answer whatever signals come; where
+    the kernel cannot do that (before 5.19), the system call is made again after the signal's handler. Raises OSError:
+    EBUSY where a filter with a listener is there already, EACCES without CAP_SYS_ADMIN and no_new_privs.
+    """
+    # The filter keeps nobody from anything, so no mitigation of speculation is needed on its behalf.
+    flags = _NEW_LISTENER | _NO_MITIGATION
+    try:
+        return install(code, flags | _WAIT_KILLABLE), True
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+    return install(code, flags), False
 
 
 def install(code: list[bytes], flags: int = 0) -> int:

@@ -8,6 +8,7 @@ from _socket import (
     AF_UNIX,
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
+    SCM_RIGHTS,
     SOCK_DGRAM,
     SOCK_SEQPACKET,
     SOL_SOCKET,
@@ -20,10 +21,8 @@ from struct import pack, unpack
 
 from .call import syscall
 
-SO_TYPE = 3
 SO_LINGER = 13
 SO_REUSEPORT = 15  # 3.9
-SO_PROTOCOL = 38  # 2.6.32
 SO_DOMAIN = 39  # 2.6.32
 SO_COOKIE = 57  # 4.12 for getsockopt
 SO_NETNS_COOKIE = 71  # 5.14
@@ -37,8 +36,6 @@ IPPROTO_MPTCP = 262  # 5.6
 
 FIRST_FREE = 3
 """The lowest descriptor that is not a standard one."""
-
-_DESCRIPTION = (SO_DOMAIN, SO_TYPE, SO_PROTOCOL)
 
 DEFAULT_PORT_START = 1024  # PROT_SOCK, net/sock.h
 _PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"  # 4.11
@@ -126,15 +123,28 @@ def _option(fd: int, option: int, size: int) -> bytearray:
 def is_domain(fd: int, domain: int) -> bool:
     """Whether a descriptor is a socket of this domain."""
     try:
-        return int(unpack("=i", _option(fd, SO_DOMAIN, 4))[0]) == domain
+        sock = socket(-1, -1, -1, fd)
     except OSError:
         return False
+    try:
+        return sock.getsockopt(SOL_SOCKET, SO_DOMAIN) == domain
+    finally:
+        sock.detach()
 
 
 def describe(fd: int) -> tuple[int, int, int, int]:
     """A socket's domain, type, protocol and network namespace cookie. Raises OSError for what is no socket."""
-    domain, kind, protocol = (int(unpack("=i", _option(fd, option, 4))[0]) for option in _DESCRIPTION)
-    return domain, kind, protocol, int(unpack("=Q", _option(fd, SO_NETNS_COOKIE, 8))[0])
+    # Given a descriptor alone, the object asks the kernel for type and protocol itself.
+    sock = socket(-1, -1, -1, fd)
+    try:
+        return sock.getsockopt(SOL_SOCKET, SO_DOMAIN), sock.type, sock.proto, option_u64(sock, SO_NETNS_COOKIE)
+    finally:
+        sock.detach()
+
+
+def cookie(fd: int) -> int:
+    """What tells this socket from all others, past and present (SO_COOKIE). Raises OSError for what is no socket."""
+    return int(unpack("=Q", _option(fd, SO_COOKIE, 8))[0])
 
 
 def set_reuse_port(fd: int) -> None:
@@ -145,6 +155,11 @@ def set_reuse_port(fd: int) -> None:
 def send_now(fd: int, data: bytes) -> None:
     """Send without ever waiting and without SIGPIPE. Raises OSError when that cannot be done."""
     syscall("sendto", fd, data, len(data), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0)
+
+
+def send_descriptor(sock: socket, fd: int) -> None:
+    """Send a descriptor, with one byte that means nothing. Raises OSError."""
+    sock.sendmsg((b"\0",), ((SOL_SOCKET, SCM_RIGHTS, pack("=i", fd)),), MSG_NOSIGNAL)
 
 
 def close_now(fd: int) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ORDER = ("bpf", "seccomp", "preload", "ambient")
 """All mechanisms, in the order in which auto tries them."""
 
-_BUILT = ("preload",)
+_BUILT = ("bpf", "seccomp", "preload", "ambient")
 
 
 class Prepared:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""seccomp's front door: every bind(2) of the command waits in the kernel until it is answered here.
+
+What the command asked for is copied once and judged, and the copy is what is done: its memory may say something else
+a moment later, its descriptor may be another file. Whatever is not a granted bind of a reserved port, and whatever goes
+wrong here, is answered "go on": then the kernel decides with the command's own rights.
+"""
+
+from __future__ import annotations
+
+from _socket import CMSG_LEN, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET
+from errno import EACCES
+from struct import calcsize, unpack
+
+from ..linux import sockets
+from ..linux.binds import MAX_ADDRESS, MIN_ADDRESS, calls
+from ..linux.foreign import Descriptors, Memory
+from ..linux.notify import IOCTLS, Listener
+from .judge import Facts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable
+    from mmap import mmap
+
+    from ..linux.notify import Request
+    from .judge import Judge
+
+    _Done = tuple[int, int, bytes]
+    """A bind that was done: the errno that it gave (0 for success), the socket's cookie, and the address."""
+
+SYSTEM_CALLS = ("process_vm_readv", "pidfd_open", "pidfd_getfd")
+"""What this door needs besides what every helper does, and ``IOCTLS``."""
+
+_DESCRIPTOR = "=i"
+_MAX_LOST = 64
+
+__all__ = ("IOCTLS", "SYSTEM_CALLS", "Door", "await_listener")
+
+
+def await_listener(delivery: socket) -> int | None:
+    """Wait for the listener; None when the launch ends without one."""
+    try:
+        _, ancillary, _, _ = delivery.recvmsg(1, CMSG_LEN(calcsize(_DESCRIPTOR)), MSG_CMSG_CLOEXEC)
+    finally:
+        delivery.close()
+    for level, kind, data in ancillary:
+        if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+            return int(unpack(_DESCRIPTOR, data)[0])
+    return None
+
+
+class Door:
+    """Answers the binds of one command for a helper that has CAP_NET_BIND_SERVICE and CAP_SYS_PTRACE."""
+
+    def __init__(
+        self, judge: Judge, delivery: socket, page: mmap, leader_of: Callable[[int], int] | None = None
+    ) -> None:
+        """The listener comes by ``delivery`` once the filter is there; ``page`` is shared with the keeper.
+
+        ``leader_of`` is what `Descriptors` needs on kernels that open no threads.
+        """
+        self._judge = judge
+        self._delivery = delivery
+        self._page = page
+        self._listener: Listener | None = None
+        self._calls = {(call.arch, call.number): call for call in calls()}
+        self._memory = Memory(MAX_ADDRESS)
+        self._descriptors = Descriptors(leader_of)
+        # Binds that were done and counted, but whose maker was interrupted and never heard of it: socket to address.
+        self._lost: dict[int, bytes] = {}
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether any answer but "go on" is still possible."""
+        return not self._judge.exhausted or bool(self._lost)
+
+    def serve(self) -> None:
+        """Answer until no process of the command is left, or until the limit of binds is used up.
+
+        Called again after the latter it answers "go on", until no process of the command is left.
+        """
+        if self._listener is None:
+            fd = await_listener(self._delivery)
+            if fd is None:
+                return
+            self._listener = Listener(fd, self._page)
+        listener = self._listener
+        working = self._has_work
+        while not working or self._has_work:
+            request = listener.receive()
+            if request is None:
+                return
+            self._serve_one(listener, request)
+        self._descriptors.forget()
+
+    def _serve_one(self, listener: Listener, request: Request) -> None:
+        done: _Done | None = None
+        if self._has_work:
+            try:
+                done = self._try(listener, request)
+            except Exception:  # noqa: BLE001, S110  # whatever it is, the bind must not suffer from it
+                pass
+        if done is None:
+            listener.go_on()
+            return
+        error, cookie, address = done
+        if not listener.answer(error) and not error:
+            if len(self._lost) >= _MAX_LOST:
+                del self._lost[next(iter(self._lost))]
+            self._lost[cookie] = address
+
+    def _try(self, listener: Listener, request: Request) -> _Done | None:
+        """Do what was asked for, where it was granted. Raises whatever a request that makes no sense leads to."""
+        tid = request.tid
+        call = self._calls[request.arch, request.number]
+        fd, pointer, size = call.arguments(request.args, lambda at, length: self._memory.read(tid, at, length))
+        if not MIN_ADDRESS <= size <= MAX_ADDRESS:
+            return None
+        address = self._memory.read(tid, pointer, size)
+        if not self._lost and not self._judge.may_permit(address):
+            return None
+        copy = self._descriptors.fetch(tid, fd)
+        try:
+            port = self._judge.permits(Facts(*sockets.describe(copy)), address)
+            cookie = sockets.cookie(copy)
+            again = self._lost.get(cookie) == address
+            # Until here the thread id may have come to mean another thread, or the thread may have given up.
+            if not (port or again) or not listener.valid():
+                return None
+            if again:
+                del self._lost[cookie]
+                return 0, cookie, address
+            return self._bind(copy, address, port), cookie, address
+        finally:
+            # Before the answer: a program that closes its socket then may bind the same port again at once.
+            sockets.close_now(copy)
+
+    def _bind(self, fd: int, address: bytes, port: int) -> int:
+        try:
+            if self._judge.grant.reuses(port):
+                sockets.set_reuse_port(fd)
+            sockets.bind(fd, bytearray(address))
+        except OSError as error:
+            return error.errno or EACCES
+        self._judge.bound += 1
+        return 0

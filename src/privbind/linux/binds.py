@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Which system calls are bind(2): on each machine its own, and those of the 32-bit programs that it can run.
+
+Numbers from arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl, include/uapi/asm-generic/unistd.h,
+arch/arm/tools/syscall.tbl and linux/net.h; architectures from linux/audit.h.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ..errors import PrivbindError
+from .call import machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    ReadMemory = Callable[[int, int], bytes]
+    """Address and size to the bytes that the process has there; raises OSError."""
+
+X86_64 = 0xC000003E
+I386 = 0x40000003
+AARCH64 = 0xC00000B7
+ARM = 0x40000028
+
+_X32 = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h: the x32 calls of an x86-64 kernel
+_SYS_BIND = 2  # linux/net.h: what the first argument of socketcall(2) says
+
+_WORD = 0xFFFFFFFF
+_SIGN = 0x80000000
+_SOCKETCALL_ARGUMENTS = Struct("=3I")
+
+MIN_ADDRESS = 16
+"""sizeof(struct sockaddr_in): a shorter address is never one with a port."""
+MAX_ADDRESS = 128
+"""sizeof(struct sockaddr_storage): the kernel takes no longer one."""
+
+
+class BindCall:
+    """One way to call bind(2): architecture, number, and whether it goes through socketcall(2)."""
+
+    def __init__(self, arch: int, number: int, *, socketcall: bool = False) -> None:
+        """``arch`` is an AUDIT_ARCH, ``number`` the system call's there."""
+        self.arch = arch
+        self.number = number
+        self.socketcall = socketcall
+
+    @property
+    def selector(self) -> int:
+        """What socketcall's first argument is when it means bind."""
+        return _SYS_BIND
+
+    def arguments(self, args: tuple[int, ...], read: ReadMemory) -> tuple[int, int, int]:
+        """The descriptor, the address's address and its length, as bind(2) would take them.
+
+        ``args`` are the registers; socketcall has its arguments in memory. Raises OSError when that cannot be read.
+        """
+        if self.socketcall:
+            args = _SOCKETCALL_ARGUMENTS.unpack(read(args[1] & _WORD, _SOCKETCALL_ARGUMENTS.size))
+        fd, pointer, size = args[:3]
+        return _int(fd), pointer, _int(size)
+
+
+def _int(register: int) -> int:
+    """A register as the C int that the kernel takes of it."""
+    return (register & _WORD ^ _SIGN) - _SIGN
+
+
+_CALLS = {
+    "x86_64": (
+        BindCall(X86_64, 49),
+        BindCall(X86_64, 49 | _X32),
+        BindCall(I386, 361),  # 4.3
+        BindCall(I386, 102, socketcall=True),
+    ),
+    "aarch64": (BindCall(AARCH64, 200), BindCall(ARM, 282)),
+}
+
+
+def calls() -> tuple[BindCall, ...]:
+    """All ways to call bind(2) on this machine. Raises PrivbindError on a machine that is not known."""
+    try:
+        return _CALLS[machine()]
+    except KeyError:
+        raise PrivbindError(f"bind(2) is not known on {machine()} (x86_64 and aarch64 are)") from None

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""What is another process's: its memory and its descriptors. Both need its ids or CAP_SYS_PTRACE.
+
+A thread id may mean another thread by the time it is used: who asks here checks afterwards that the thread is still
+the one meant.
+"""
+
+from __future__ import annotations
+
+import posix
+from errno import EFAULT, EMFILE
+from struct import Struct
+
+from .call import Call, address_of, syscall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PIDFD_THREAD = posix.O_EXCL  # linux/pidfd.h, 6.9
+_MAX_KNOWN = 64
+_VECTORS = Struct("=QQQQ")  # struct iovec, ours and theirs: base, length
+
+
+class Memory:
+    """Reads other processes' memory into a buffer of its own (process_vm_readv(2), 3.2)."""
+
+    def __init__(self, max_size: int) -> None:
+        """``max_size``: bytes that are read at once, at most."""
+        self._buffer = bytearray(max_size)
+        self._vectors = bytearray(_VECTORS.size)
+        ours = address_of(self._vectors)
+        self._read = Call("process_vm_readv", None, ours, 1, ours + _VECTORS.size // 2, 1, 0)
+        self._base = address_of(self._buffer)
+
+    def read(self, tid: int, address: int, size: int) -> bytes:
+        """The bytes at an address. Raises OSError, also where not all of them could be read."""
+        _VECTORS.pack_into(self._vectors, 0, self._base, size, address, size)
+        if self._read(tid) != size:
+            raise OSError(EFAULT, "the memory ends")
+        return bytes(self._buffer[:size])
+
+
+class Descriptors:
+    """Duplicates other processes' descriptors (pidfd_getfd(2), 5.6).
+
+    Opening a process costs more than the rest, so some stay open. A process that ended is never taken for its
+    successor with the same id: its pidfd tells.
+    """
+
+    def __init__(self, leader_of: Callable[[int], int] | None) -> None:
+        """``leader_of`` gives the id of the process that a thread is in, where the kernel opens no threads.
+
+        It is None where `opens_threads`; it raises OSError for a thread that is gone.
+        """
+        self._leader_of = leader_of
+        self._flags = 0 if leader_of else _PIDFD_THREAD
+        self._known: dict[int, int] = {}
+        self._open = Call("pidfd_open", None, self._flags)
+        self._get = Call("pidfd_getfd", None, None, 0)
+
+    def fetch(self, tid: int, fd: int) -> int:
+        """A duplicate of a thread's descriptor, close-on-exec. Raises OSError."""
+        pid = self._leader_of(tid) if self._leader_of else tid
+        try:
+            return self._fetch(pid, fd)
+        except ProcessLookupError:
+            if pid not in self._known:
+                raise
+            # That process is gone, and the id may be another's now.
+            posix.close(self._known.pop(pid))
+        except OSError as error:
+            if error.errno != EMFILE:
+                raise
+            self.forget()
+        return self._fetch(pid, fd)
+
+    def _fetch(self, pid: int, fd: int) -> int:
+        if pid not in self._known:
+            if len(self._known) >= _MAX_KNOWN:
+                posix.close(self._known.pop(next(iter(self._known))))
+            self._known[pid] = self._open(pid)
+        return self._get(self._known[pid], fd)
+
+    def forget(self) -> None:
+        """Close what is open."""
+        while self._known:
+            posix.close(self._known.popitem()[1])
+
+
+def opens_threads() -> bool:
+    """Whether pidfd_open(2) takes a thread that is not the first of its process (Linux 6.9)."""
+    try:
+        posix.close(syscall("pidfd_open", posix.getpid(), _PIDFD_THREAD))
+    except OSError:  # EINVAL
+        return False
+    return True
