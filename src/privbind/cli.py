@@ -55,7 +55,7 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
         _warn_setuid()
         request = _request(options, environment)
         choice = launch.choose(request)
-        for line in launch.warnings(request):
+        for line in launch.warnings(request, choice):
             _say(f"warning: {line}")
         if options.verbose or options.dry_run:
             _tell_plan(request, choice)
@@ -64,7 +64,8 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
         tell = _say if options.verbose else _ignore
         launch.launch(request, choice, ignored_signals, tell)
     except PrivbindError as error:
-        _say(str(error))
+        for line in error.lines:
+            _say(line)
         return error.status
     except PolicyError as error:
         return _fail(str(error))

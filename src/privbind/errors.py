@@ -13,6 +13,11 @@ class PrivbindError(Exception):
 
     status = 125
 
+    @property
+    def lines(self) -> list[str]:
+        """What to tell the user: one line, but where several things have one each."""
+        return [str(self)]
+
 
 class UsageError(PrivbindError):
     """The request itself is wrong: an option, an account, a path. Nothing was started."""
@@ -30,6 +35,20 @@ class UnsupportedError(PrivbindError):
         self.mechanism = mechanism
         self.reason = reason
         self.remedy = remedy
+
+
+class NoMechanismError(PrivbindError):
+    """None of the mechanisms fits; ``refusals`` says why for each, in the order in which they were tried."""
+
+    def __init__(self, refusals: list[UnsupportedError]) -> None:
+        """Keep them."""
+        super().__init__("no mechanism fits: " + "; ".join(map(str, refusals)))
+        self.refusals = refusals
+
+    @property
+    def lines(self) -> list[str]:
+        """The heading, and a line for each mechanism."""
+        return ["no mechanism fits this request on this host:", *(f"  {refusal}" for refusal in self.refusals)]
 
 
 class NotExecutableError(PrivbindError):

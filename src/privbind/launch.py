@@ -8,7 +8,7 @@ from errno import ENOENT, ENOEXEC
 
 from . import account, mechanisms
 from .command import SHELL
-from .errors import NotExecutableError, NotFoundError, UnsupportedError, strerror
+from .errors import NoMechanismError, NotExecutableError, NotFoundError, UnsupportedError, strerror
 from .linux import prctl, process
 from .request import AUTO
 
@@ -39,7 +39,7 @@ class Choice:
 def choose(request: Request) -> Choice:
     """The first mechanism that this host offers and that honours the request exactly; or the one asked for.
 
-    Raises UnsupportedError when there is none.
+    Raises UnsupportedError when the one asked for does not fit, NoMechanismError when none does.
     """
     if not needs_mechanism(request):
         return Choice("none", None, [])
@@ -54,7 +54,7 @@ def choose(request: Request) -> Choice:
             return Choice(name, mechanism, passed_over)
     if request.via != AUTO:
         raise passed_over[0]
-    raise UnsupportedError(AUTO, "no mechanism fits: " + "; ".join(map(str, passed_over)))
+    raise NoMechanismError(passed_over)
 
 
 def needs_mechanism(request: Request) -> bool:
@@ -64,9 +64,11 @@ def needs_mechanism(request: Request) -> bool:
     return lowest < request.port_start
 
 
-def warnings(request: Request) -> list[str]:
-    """What of the request every program may do anyway, since the port is not reserved here."""
+def warnings(request: Request, choice: Choice) -> list[str]:
+    """What the user should know unasked: what every program may do anyway here, and a grant wider than others."""
     found = []
+    if request.via == AUTO and choice.name == "ambient":
+        found.append("ambient is all that fits: the command holds CAP_NET_BIND_SERVICE itself (-v tells why)")
     start = request.port_start
     rules = request.grant.policy.rules or ()
     open_rules = [str(rule) for rule in rules if rule.ports.high >= start and str(rule.ports) != "any"]
