@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import operator
 import struct
 
@@ -175,8 +176,27 @@ def packed(address: str) -> bytes:
 
 
 # Few enough networks and ports that random binds meet them, with nesting, wildcards and mapped addresses among them.
-ADDRESSES_4 = ["0.0.0.0", "0.0.0.1", "10.0.0.0", "10.0.0.1", "10.128.0.0", "127.0.0.1", "192.168.1.0", "255.255.255.255"]
-ADDRESSES_6 = ["::", "::1", "::fffe:0:1", "::1:0:0:0", "fd00::", "fd00::1", "fd00:0:0:1::", "fd00:0:0:1:8000::", "fe80::1"]
+ADDRESSES_4 = [
+    "0.0.0.0",
+    "0.0.0.1",
+    "10.0.0.0",
+    "10.0.0.1",
+    "10.128.0.0",
+    "127.0.0.1",
+    "192.168.1.0",
+    "255.255.255.255",
+]
+ADDRESSES_6 = [
+    "::",
+    "::1",
+    "::fffe:0:1",
+    "::1:0:0:0",
+    "fd00::",
+    "fd00::1",
+    "fd00:0:0:1::",
+    "fd00:0:0:1:8000::",
+    "fe80::1",
+]
 ADDRESSES_6 += [f"::ffff:{address}" for address in ADDRESSES_4] + ["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
 PORTS = [1, 2, 22, 79, 80, 81, 100, 443, 444, 512, 1022, 1023, 1024, 2000, 65535]
 
@@ -192,7 +212,9 @@ def rules(draw: st.DrawFn) -> Rule:
         return Rule(protocol, None, 0, span)
     address = packed(draw(st.sampled_from(ADDRESSES_4 + ADDRESSES_6)))
     bits = 8 * len(address)
-    prefix = draw(st.one_of(st.sampled_from([bits, 0, 8, bits - 1, min(bits, 64), min(bits, 96)]), st.integers(0, bits)))
+    prefix = draw(
+        st.one_of(st.sampled_from([bits, 0, 8, bits - 1, min(bits, 64), min(bits, 96)]), st.integers(0, bits))
+    )
     network = (int.from_bytes(address, "big") >> bits - prefix << bits - prefix).to_bytes(len(address), "big")
     return Rule(protocol, network, prefix, span)
 
@@ -466,7 +488,7 @@ def test_merged_cells(cells: list[tuple[int, int, int]]) -> None:
 
     merged = search.merged(cells)
     assert masks(merged) == masks(cells)
-    for (_, high, mask), (low, _, following) in zip(merged, merged[1:], strict=False):
+    for (_, high, mask), (low, _, following) in itertools.pairwise(merged):
         assert high < low
         assert high + 1 < low or mask != following
 

@@ -102,8 +102,10 @@ class _Bpf(Prepared):
                 fds.append(fd)
                 bpf.tie(fd, grant)
                 self._attach(fd, hook)
-        except OSError as error:
+        except bpf.LoadError as error:
             raise features.missing(request.grant, error) from error
+        except OSError as error:
+            raise PrivbindError(f"cannot make a BPF map for the grant: {strerror(error)}") from error
         finally:
             for fd in fds:
                 posix.close(fd)

@@ -1,0 +1,700 @@
+"""Cgroups under the bpf mechanism: kinds of hosts, what is refused and why, and that nothing is left."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privbind.errors import PrivbindError, UnsupportedError
+from privbind.linux import bpf as calls
+from privbind.linux import capabilities, cgroup
+from privbind.mechanisms import bpf
+from privbind.mechanisms.bpf.assembly import R0, Assembly
+
+from . import test_bpf_binds
+from .test_bpf_binds import (
+    NOBODY,
+    Command,
+    become_nobody,
+    forked,
+    in_host,
+    leftover,
+    prepared,
+    request,
+    try_bind,
+    unshare,
+)
+
+nothing_stays = test_bpf_binds.nothing_stays
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUSER = 0x20000, 0x02000000, 0x10000000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> None:
+    if _libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, None):
+        raise OSError(ctypes.get_errno(), f"mount {source} {target}")
+
+
+def unmount(target: str) -> None:
+    if _libc.umount2(target.encode(), MNT_DETACH):
+        raise OSError(ctypes.get_errno(), f"umount {target}")
+
+
+def private_mounts() -> None:
+    """Mounts from here on are seen by this process only."""
+    unshare(CLONE_NEWNS)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+
+
+def unified_mount() -> str:
+    """Where the host's cgroup2 is mounted, and nothing else below it."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if " - cgroup2 " in line:
+            return line.split()[4]
+    raise AssertionError("no cgroup2 here")
+
+
+class Tree:
+    """A cgroup of the test's own, and others below it by name; all gone at the end."""
+
+    def __init__(self) -> None:
+        self._own = cgroup.own()
+        self.name = f"privbind-test.{os.getpid()}.{random.getrandbits(32)}"
+        os.mkdir(self.name, dir_fd=self._own.fd)
+        self.fd = os.open(self.name, os.O_RDONLY, dir_fd=self._own.fd)
+        self.path = f"{self._own.path.rstrip('/')}/{self.name}"
+        self._made = [self.name]
+
+    def make(self, name: str) -> str:
+        os.mkdir(name, dir_fd=self.fd)
+        self._made.append(f"{self.name}/{name}")
+        return name
+
+    def write(self, file: str, text: str) -> None:
+        fd = os.open(file, os.O_WRONLY, dir_fd=self.fd)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    def enter(self, name: str = ".") -> None:
+        self.write(f"{name}/cgroup.procs", "0")
+
+    def remove(self) -> None:
+        os.close(self.fd)
+        for path in reversed(self._made):
+            os.rmdir(path, dir_fd=self._own.fd)
+        self._own.close()
+
+
+@pytest.fixture
+def tree() -> Iterator[Tree]:
+    tree = Tree()
+    yield tree
+    tree.remove()
+
+
+def refusal(**asked: Any) -> str:
+    """Why nothing can be prepared here: what probe says, or else what prepare says."""
+    wanted = request(**asked)
+    before = os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd") else []
+    try:
+        try:
+            bpf.probe(wanted)
+        except UnsupportedError as error:
+            return f"probe: {error}"
+        launch = bpf.prepare(wanted)
+    except UnsupportedError as error:
+        if before:
+            assert os.listdir("/proc/self/fd") == before
+        return f"prepare: {error}"
+    launch.cancel()
+    return "none"
+
+
+def works() -> list[str]:
+    """Binds of a granted and of another port by a command, from where this process is."""
+    launch = prepared("tcp:80", limit=3)
+    try:
+        return Command(launch).run(lambda: [try_bind(80), try_bind(81), try_bind(80, "::1")])
+    finally:
+        launch.cancel()
+
+
+WORKS = ["ok", "EACCES", "ok"]
+
+
+class TestKindsOfHosts:
+    """Where the own cgroup is found, and the grant holds."""
+
+    def test_in_a_cgroup_below_others(self, tree: Tree) -> None:
+        tree.make("a")
+        tree.make("a/b c\\d")
+
+        def host() -> list[str]:
+            tree.enter("a/b c\\d")
+            return works()
+
+        assert in_host(host) == WORKS
+
+    def test_a_cgroup_namespace_with_a_mount_of_its_own(self, tree: Tree) -> None:
+        """As in a container: the depth that can be seen is not the real one."""
+        tree.make("a")
+
+        def host() -> list[str]:
+            tree.enter("a")
+            unshare(CLONE_NEWCGROUP)
+            private_mounts()
+            target = unified_mount()
+            unmount(target)
+            mount("cgroup2", target, "cgroup2")
+            return [Path("/proc/self/cgroup").read_text().splitlines()[-1], *works()]
+
+        assert in_host(host) == ["0::/", *WORKS]
+
+    def test_a_cgroup_namespace_with_the_hosts_mount(self, tree: Tree) -> None:
+        """The path leads elsewhere; the kernel's own number for the cgroup leads there."""
+        tree.make("a")
+
+        def host() -> list[str]:
+            tree.enter("a")
+            unshare(CLONE_NEWCGROUP)
+            return works()
+
+        need_cgroup_ids()
+        assert in_host(host) == WORKS
+
+    def test_above_the_namespaces_root(self, tree: Tree) -> None:
+        tree.make("a")
+
+        def host() -> list[str]:
+            tree.enter("a")
+            unshare(CLONE_NEWCGROUP)
+            tree.enter()
+            assert "0::/.." in Path("/proc/self/cgroup").read_text()
+            return works()
+
+        need_cgroup_ids()
+        assert in_host(host) == WORKS
+
+    def test_a_mount_of_a_part_that_holds_it(self, tree: Tree) -> None:
+        tree.make("a")
+
+        def host() -> list[str]:
+            tree.enter("a")
+            private_mounts()
+            target = unified_mount()
+            mount(target + tree.path, "/mnt", None, MS_BIND)
+            unmount(target)
+            return works()
+
+        assert in_host(host) == WORKS
+
+    def test_a_mount_of_another_part(self, tree: Tree) -> None:
+        tree.make("a")
+        tree.make("b")
+
+        def host() -> list[str]:
+            tree.enter("a")
+            private_mounts()
+            target = unified_mount()
+            mount(f"{target}{tree.path}/b", "/mnt", None, MS_BIND)
+            unmount(target)
+            return works()
+
+        need_cgroup_ids()
+        assert in_host(host) == WORKS
+
+    def test_something_mounted_over_it(self, tree: Tree) -> None:
+        """A folder of the same name on another file system is not taken for the cgroup."""
+
+        def host() -> list[str]:
+            tree.enter()
+            private_mounts()
+            target = unified_mount()
+            mount("tmpfs", target, "tmpfs")
+            os.makedirs(target + tree.path)
+            return [refusal()]
+
+        (found,) = in_host(host)
+        assert "is not below any cgroup v2 mount that can be seen here" in found
+
+    def test_a_unified_host(self, tree: Tree) -> None:
+        """cgroup2 at /sys/fs/cgroup, no version 1 in sight."""
+
+        def host() -> list[str]:
+            tree.enter()
+            private_mounts()
+            mount(unified_mount(), "/mnt", None, MS_BIND)
+            for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+                if line.split()[4].startswith("/sys/fs/cgroup"):
+                    unmount(line.split()[4])
+            mount("/mnt", "/sys/fs/cgroup", None, MS_BIND)
+            unmount("/mnt")
+            return works()
+
+        assert in_host(host) == WORKS
+
+    def test_delegated_to_a_user(self, tree: Tree) -> None:
+        """CAP_BPF and CAP_NET_ADMIN are enough where the cgroup is the user's."""
+        for name in (".", "cgroup.procs"):
+            os.chown(name, NOBODY, NOBODY, dir_fd=tree.fd)
+
+        def host() -> str:
+            tree.enter()
+            become_user_with(capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN)
+            launch = prepared("tcp:80")
+            launch.enter()
+            capabilities.put(0, 0, 0)
+            return try_bind(80)
+
+        assert in_host(host) == "ok"
+        cgroup.sweep(tree.fd)
+
+
+def need_cgroup_ids() -> None:
+    """Skip where the kernel does not tell a process's cgroup by its number."""
+    if not cgroup._own_identity():
+        pytest.skip("PIDFD_GET_INFO needs Linux 6.13")
+
+
+def become_user_with(*held: int) -> None:
+    """Become nobody, keeping these capabilities, as a service manager may start a program."""
+    from privbind.linux import prctl
+
+    prctl.set_keep_capabilities(True)
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    mask = capabilities.mask(*held)
+    capabilities.put(mask, mask, 0)
+
+
+def without(*dropped: int) -> None:
+    permitted, effective, _ = capabilities.get()
+    mask = ~capabilities.mask(*dropped)
+    capabilities.put(permitted & mask, effective & mask, 0)
+
+
+class TestRefusals:
+    """Each host that cannot has its own reason, in one line, and is left as it was."""
+
+    @pytest.mark.parametrize(("where", "kind"), [(".", "domain threaded"), ("t", "threaded")])
+    def test_threaded(self, tree: Tree, where: str, kind: str) -> None:
+        tree.make("t")
+        tree.write("t/cgroup.type", "threaded")
+        shown = tree.path if where == "." else f"{tree.path}/t"
+
+        def host() -> str:
+            tree.enter(where)
+            return refusal()
+
+        assert in_host(host) == (
+            f"probe: bpf: the own cgroup '{shown}' is {kind}, so no process could be in a new cgroup below it"
+            " (start privbind from a cgroup of type 'domain')"
+        )
+
+    @pytest.mark.parametrize("limit", ["cgroup.max.descendants", "cgroup.max.depth"])
+    def test_no_more_cgroups_here(self, tree: Tree, limit: str) -> None:
+        tree.write(limit, "0")
+
+        def host() -> str:
+            tree.enter()
+            return refusal()
+
+        assert in_host(host) == (
+            f"probe: bpf: no further cgroup may be made below '{tree.path}'"
+            " (raise cgroup.max.depth or cgroup.max.descendants there or above)"
+        )
+
+    @pytest.mark.parametrize("limit", ["cgroup.max.descendants", "cgroup.max.depth"])
+    def test_no_more_cgroups_further_up(self, tree: Tree, limit: str) -> None:
+        tree.make("a")
+        tree.write(limit, "1")
+
+        def host() -> str:
+            tree.enter("a")
+            return refusal()
+
+        assert in_host(host) == (
+            f"prepare: bpf: no further cgroup may be made below '{tree.path}/a'"
+            " (raise cgroup.max.depth or cgroup.max.descendants there or above)"
+        )
+
+    def test_not_mounted(self) -> None:
+        def host() -> str:
+            private_mounts()
+            unmount(unified_mount())
+            return refusal()
+
+        assert in_host(host) == "probe: bpf: cgroup v2 is not mounted (mount -t cgroup2 cgroup2 /sys/fs/cgroup)"
+
+    def test_no_proc(self) -> None:
+        def host() -> str:
+            private_mounts()
+            unmount("/proc")
+            return refusal()
+
+        expected = "probe: bpf: cannot read /proc/self/cgroup: No such file or directory (mount /proc)"
+        assert in_host(host) == expected
+
+    def test_read_only(self, tree: Tree) -> None:
+        def host() -> str:
+            tree.enter()
+            private_mounts()
+            target = unified_mount()
+            mount(target, target, None, MS_BIND)
+            mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+            return refusal()
+
+        assert in_host(host) == (
+            f"probe: bpf: cgroup v2 is mounted read-only, so no cgroup can be made below '{tree.path}'"
+            " (mount it read-write)"
+        )
+
+    def test_not_delegated(self, tree: Tree) -> None:
+        def host() -> str:
+            tree.enter()
+            become_user_with(capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN)
+            return refusal()
+
+        assert in_host(host) == (
+            f"probe: bpf: this user may not make a cgroup below '{tree.path}'"
+            " (run as root, or have that cgroup delegated)"
+        )
+
+    BPF, NET, ADMIN = capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN, capabilities.CAP_SYS_ADMIN
+
+    @pytest.mark.parametrize(
+        ("dropped", "reason"),
+        [
+            ((BPF, NET, ADMIN), "CAP_BPF and CAP_NET_ADMIN are missing"),
+            ((BPF, ADMIN), "CAP_BPF is missing"),
+            ((NET, ADMIN), "CAP_NET_ADMIN is missing"),
+            ((BPF, NET), None),
+            ((ADMIN,), None),
+        ],
+    )
+    def test_capabilities(self, dropped: tuple[int, ...], reason: str | None) -> None:
+        """CAP_SYS_ADMIN stands for both."""
+
+        def host() -> str:
+            without(*dropped)
+            return refusal(limit=1)
+
+        expected = f"probe: bpf: {reason} (run as root, or add the capability)" if reason else "none"
+        assert in_host(host) == expected
+
+    def test_in_a_user_namespace(self) -> None:
+        def host() -> str:
+            unshare(CLONE_NEWUSER)
+            return refusal()
+
+        assert in_host(host) == (
+            "probe: bpf: bpf(2) is not permitted inside a user namespace (run it in the first user namespace)"
+        )
+
+
+def attached(tree: Tree, flags: int, result: int = 1, hook: int = calls.INET4_BIND) -> int:
+    """Put a program of another's on a test's cgroup; its descriptor."""
+    asm = Assembly("another's")
+    asm.move(R0, result)
+    asm.exit()
+    fd = calls.load("another", hook, asm.code({}))
+    calls._call(calls._PROG_ATTACH, bytearray(calls._ATTACH.pack(tree.fd, fd, hook, flags)))
+    return fd
+
+
+class TestAncestors:
+    """Programs that others have put on a cgroup above."""
+
+    @pytest.mark.parametrize("steps", [0, 1, 2])
+    @pytest.mark.parametrize("hook", [calls.INET4_BIND, calls.INET6_BIND, calls.INET4_POST_BIND, calls.INET6_POST_BIND])
+    @pytest.mark.parametrize(
+        ("flags", "reason"),
+        [
+            (0, "has a bind program that forbids any other below"),
+            (calls.ALLOW_OVERRIDE, "has a bind program that ours would put out of effect"),
+            (calls.ALLOW_MULTI, None),
+        ],
+    )
+    def test_flags(self, tree: Tree, flags: int, reason: str | None, hook: int, steps: int) -> None:
+        """What attaching ours would be refused by, or would silence, is a refusal that names the cgroup."""
+        place = "."
+        for _ in range(steps):
+            place = tree.make(f"{place}/x")
+
+        def host() -> str:
+            fd = attached(tree, flags, hook=hook)
+            tree.enter(place)
+            try:
+                return refusal(limit=1)
+            finally:
+                Path(unified_mount(), "cgroup.procs").write_text("0")
+                calls.detach(tree.fd, fd, hook)
+
+        remedy = "attach that one with BPF_F_ALLOW_MULTI"
+        assert in_host(host) == (f"probe: bpf: cgroup '{tree.path}' {reason} ({remedy})" if reason else "none")
+
+    def test_a_hook_that_is_not_needed(self, tree: Tree) -> None:
+        """Without a limit there is no post-bind program, so one above is in nobody's way."""
+
+        def host() -> str:
+            fd = attached(tree, 0, hook=calls.INET4_POST_BIND)
+            tree.enter()
+            try:
+                return refusal()
+            finally:
+                Path(unified_mount(), "cgroup.procs").write_text("0")
+                calls.detach(tree.fd, fd, calls.INET4_POST_BIND)
+
+        assert in_host(host) == "none"
+
+    @pytest.mark.parametrize(
+        ("flags", "reason"),
+        [
+            (0, "a cgroup above that cannot be seen from here has a bind program that forbids any other below"),
+            (
+                calls.ALLOW_OVERRIDE,
+                "a cgroup above that cannot be seen from here has a bind program that ours would put out of effect",
+            ),
+        ],
+    )
+    def test_out_of_sight(self, tree: Tree, flags: int, reason: str) -> None:
+        """In a container, what is on a cgroup above cannot be asked, but it shows in what is in effect."""
+        tree.make("a")
+
+        def host() -> str:
+            fd = attached(tree, flags)
+            tree.enter("a")
+            unshare(CLONE_NEWCGROUP)
+            private_mounts()
+            target = unified_mount()
+            root = os.open(target, os.O_RDONLY)
+            unmount(target)
+            mount("cgroup2", target, "cgroup2")
+            try:
+                return refusal()
+            finally:
+                procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=root)
+                os.write(procs, b"0")
+                calls.detach(tree.fd, fd, calls.INET4_BIND)
+
+        assert in_host(host) == f"prepare: bpf: {reason} (attach that one with BPF_F_ALLOW_MULTI)"
+
+    def test_a_ban_above_wins(self, tree: Tree) -> None:
+        """privbind only adds: what a service manager forbids stays forbidden."""
+
+        def host() -> list[str]:
+            fd = attached(tree, calls.ALLOW_MULTI, result=0)
+            tree.enter()
+            launch = prepared("tcp:80")
+            found = Command(launch).run(lambda: [try_bind(80), try_bind(80, "::1")])
+            launch.cancel()
+            Path(unified_mount(), "cgroup.procs").write_text("0")
+            calls.detach(tree.fd, fd, calls.INET4_BIND)
+            return found
+
+        assert in_host(host) == ["EPERM", "ok"]
+
+
+class TestSweep:
+    """Empty cgroups of ended launches go; one that is being prepared stays."""
+
+    WORKERS, ROUNDS = 8, 200
+
+    def test_many_launches_at_once(self, tree: Tree) -> None:
+        """None of them fails, and none is left behind."""
+
+        def once() -> str:
+            launch = prepared("tcp:80")
+            launch.enter()
+            become_nobody()
+            return try_bind(80, f"127.0.{os.getpid() >> 8 & 255}.{os.getpid() & 255}")
+
+        def worker() -> list[str]:
+            tree.enter()
+            return [found for _ in range(self.ROUNDS) if (found := forked(once)) not in ("ok", "EADDRINUSE")]
+
+        def host() -> list[list[str]]:
+            readers = []
+            for _ in range(self.WORKERS):
+                reader, writer = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        answer = "\n".join(worker())
+                    except BaseException as error:  # noqa: BLE001
+                        answer = f"{type(error).__name__}: {error}"
+                    os.write(writer, answer.encode()[:4000])
+                    os._exit(0)
+                os.close(writer)
+                readers.append((reader, pid))
+            found = []
+            for reader, pid in readers:
+                with os.fdopen(reader) as file:
+                    found.append(file.read().splitlines())
+                os.waitpid(pid, 0)
+            return found
+
+        assert in_host(host) == [[]] * self.WORKERS
+        cgroup.sweep(tree.fd)
+        assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
+
+    def test_what_is_prepared_is_not_taken(self, tree: Tree) -> None:
+        """Another launch's sweep comes at the worst moment: when all is ready and nobody is inside."""
+
+        def host() -> list[str]:
+            tree.enter()
+            launch = prepared("tcp:80")
+            assert forked(lambda: cgroup.sweep(launch._parent.fd)) == 0
+            found = Command(launch).run(lambda: [try_bind(80)])
+            launch.cancel()
+            return found
+
+        assert in_host(host) == ["ok"]
+
+    def test_the_sweep_comes_between_making_and_locking(self, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The cgroup is gone before its maker could lock it: another one is made."""
+        lock = cgroup._lock
+        calls_seen: list[str] = []
+
+        def late(name: str, parent_fd: int) -> int:
+            calls_seen.append(name)
+            if len(calls_seen) == 1:
+                os.rmdir(name, dir_fd=parent_fd)
+            return lock(name, parent_fd)
+
+        monkeypatch.setattr(cgroup, "_lock", late)
+        parent = cgroup.Cgroup("/x", os.dup(tree.fd), 1, exact=True)
+        name, child = cgroup.make_child(parent)
+        assert [called.rsplit(".", 1)[1] for called in calls_seen] == ["0", "1"]
+        cgroup.remove(parent.fd, name)
+        child.close()
+        parent.close()
+
+    def test_an_ended_launch_with_another_inside(self, tree: Tree) -> None:
+        """Both of their cgroups go at once."""
+
+        def host() -> None:
+            tree.enter()
+            outer = prepared("tcp:80")
+            outer.enter()
+            prepared("tcp:81").enter()
+
+        in_host(host)
+        assert len(os.listdir(tree.fd)) > 0
+        assert cgroup.sweep(tree.fd) == 2
+        assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
+
+    def test_cgroups_of_others_stay(self, tree: Tree) -> None:
+        tree.make("other")
+        tree.make("privbind")
+        assert cgroup.sweep(tree.fd) == 0
+
+    @pytest.mark.parametrize("step", ["create_array", "load", "attach", "effective", "enter"])
+    def test_a_crash_leaves_an_empty_cgroup_at_most(
+        self, tree: Tree, step: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed at any step, what is left goes with the next launch."""
+
+        def killed(*_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def host() -> None:
+            tree.enter()
+            if step == "enter":
+                prepared("tcp:80").enter()
+                killed()
+            asked = request("tcp:80")
+            bpf.probe(asked)
+            if step == "effective":
+                attached(tree, calls.ALLOW_MULTI)
+                real = calls.attach
+                monkeypatch.setattr(calls, "attach", lambda *of: (real(*of), killed()))
+            else:
+                monkeypatch.setattr(calls, step, killed)
+            bpf.prepare(asked)
+
+        with pytest.raises(EOFError):
+            in_host(host)
+        left = [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)]
+        assert len(left) == 1
+        in_host(lambda: [tree.enter(), prepared("tcp:80").cancel()])
+        assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
+
+
+@pytest.mark.parametrize("step", ["create_array", "write_array", "freeze", "load", "tie", "attach"])
+def test_a_failure_leaves_nothing(tree: Tree, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever call fails, no cgroup and no descriptor stays, and the error is one line."""
+
+    def failing(*_: Any) -> None:
+        raise (
+            calls.LoadError(12, "Cannot allocate memory", "")
+            if step == "load"
+            else OSError(12, "Cannot allocate memory")
+        )
+
+    def host() -> tuple[str, list[str]]:
+        tree.enter()
+        asked = request("tcp:80", limit=1)
+        monkeypatch.setattr(calls, step, failing)
+        before = os.listdir("/proc/self/fd")
+        told = ""
+        try:
+            bpf.prepare(asked)
+        except PrivbindError as error:
+            told = str(error)
+        assert os.listdir("/proc/self/fd") == before
+        return told, [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)]
+
+    told, left = in_host(host)
+    assert told.startswith(("cannot ", "bpf: "))
+    assert "\n" not in told
+    assert left == []
+
+
+def test_leftover_is_what_the_fixture_looks_for() -> None:
+    own = cgroup.own()
+    os.mkdir("privbind.999999999.0", dir_fd=own.fd)
+    assert leftover(own) == ["privbind.999999999.0"]
+    cgroup.sweep(own.fd)
+    assert leftover(own) == []
+    own.close()
+
+
+def run_in(tree: Tree, work: Callable[[], Any]) -> Any:
+    def host() -> Any:
+        tree.enter()
+        return work()
+
+    return in_host(host)
+
+
+def test_the_callers_cgroup_carries_no_program(tree: Tree) -> None:
+    """What else is started where privbind was started gets nothing of the grant."""
+
+    def work() -> tuple[list[int], list[str]]:
+        launch = prepared("tcp:80", limit=1)
+        hooks = (calls.INET4_BIND, calls.INET6_BIND, calls.INET4_POST_BIND, calls.INET6_POST_BIND)
+        ids = [number for hook in hooks for number in calls.query(launch._parent.fd, hook)[1]]
+
+        def beside() -> list[str]:
+            become_nobody()
+            return [try_bind(80)]
+
+        found = forked(beside)
+        launch.cancel()
+        return ids, found
+
+    assert run_in(tree, work) == ([], ["EACCES"])
