@@ -181,13 +181,17 @@ def nothing_stays() -> Iterator[None]:
 
 
 def leftover(own: cgroup.Cgroup) -> list[str]:
-    """The cgroups that launches of this process's children made and that are still there."""
-    return [name for name in os.listdir(own.fd) if name.startswith(cgroup.PREFIX) and _ours(name)]
+    """The empty cgroups of ended launches that are still there. Other test runs may have launches of their own."""
+    return [name for name in os.listdir(own.fd) if name.startswith(cgroup.PREFIX) and _ended(own, name)]
 
 
-def _ours(name: str) -> bool:
-    """Whether no other process that is still alive made it: another test run, perhaps."""
-    return not Path(f"/proc/{name.split('.')[1]}").exists()
+def _ended(own: cgroup.Cgroup, name: str) -> bool:
+    if Path(f"/proc/{name.split('.')[1]}").exists():
+        return False
+    try:
+        return "populated 0" in cgroup._read_at(f"{name}/cgroup.events", own.fd)
+    except OSError:
+        return False
 
 
 def test_the_control() -> None:
