@@ -138,7 +138,7 @@ def _child(job: Job, story: int, stays: bool) -> None:
         _strip(job, keep)
         if job.confine is not None:
             job.confine()
-        seccomp.install(seccomp.allow_only(_SYSTEM_CALLS + job.system_calls, job.ioctls))
+        seccomp.confine(seccomp.allow_only(_SYSTEM_CALLS + job.system_calls, job.ioctls))
     except Exception as error:  # noqa: BLE001  # whatever it is, the launch must hear of it
         reason = strerror(error) if isinstance(error, OSError) else str(error)
         sockets.send_now(story, reason.encode("utf-8", "surrogateescape")[:_MAX_STORY])

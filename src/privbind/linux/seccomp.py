@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from errno import EINVAL
+from errno import EFAULT, EINVAL, ENOSYS, EPERM
 from struct import Struct
 
 from ..errors import PrivbindError
@@ -11,6 +11,9 @@ from .binds import AARCH64, MAX_ADDRESS, MIN_ADDRESS, X86_64, calls
 from .call import address_of, machine, number, syscall
 
 _SET_MODE_FILTER = 1  # 3.17
+_PR_SET_SECCOMP = 22  # linux/prctl.h, with filters since 3.5
+_MODE_FILTER = 2
+_FORBIDDEN = (EPERM, ENOSYS)  # what a container's own filter gives for a system call that it does not know
 _NO_MITIGATION = 1 << 2  # SECCOMP_FILTER_FLAG_SPEC_ALLOW, 4.17
 _NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER, 5.0
 _WAIT_KILLABLE = 1 << 5  # SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 5.19
@@ -134,3 +137,31 @@ def install(code: list[bytes], flags: int = 0) -> int:
     """Put a filter on this thread, for good. Needs no_new_privs or CAP_SYS_ADMIN. Raises OSError."""
     block = bytearray(b"".join(code))
     return syscall("seccomp", _SET_MODE_FILTER, flags, bytearray(_PROGRAM.pack(len(code), address_of(block))))
+
+
+def confine(code: list[bytes]) -> None:
+    """Put a filter without flags on this thread, by the older call where seccomp(2) is forbidden. Raises OSError."""
+    try:
+        install(code)
+    except OSError as error:
+        if error.errno not in _FORBIDDEN:
+            raise
+        block = bytearray(b"".join(code))
+        syscall("prctl", _PR_SET_SECCOMP, _MODE_FILTER, bytearray(_PROGRAM.pack(len(code), address_of(block))), 0, 0)
+
+
+def check_confine() -> None:
+    """Raise OSError where `confine` is not possible; changes nothing.
+
+    The kernel reads the filter before it asks who may install one, so with none given EFAULT means that all else is there.
+    """
+    try:
+        syscall("seccomp", _SET_MODE_FILTER, 0, 0)
+    except OSError as error:
+        if error.errno == EFAULT:
+            return
+    try:
+        syscall("prctl", _PR_SET_SECCOMP, _MODE_FILTER, 0, 0, 0)
+    except OSError as error:
+        if error.errno != EFAULT:
+            raise

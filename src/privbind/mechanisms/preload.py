@@ -15,7 +15,7 @@ from ..errors import PrivbindError, UnsupportedError, strerror
 from ..helper import channel
 from ..helper.judge import Judge
 from ..helper.process import Job, start
-from ..linux import process, sockets
+from ..linux import process, seccomp, sockets
 from ..linux.call import machine
 from ..linux.capabilities import CAP_NET_BIND_SERVICE
 from . import Prepared
@@ -49,6 +49,11 @@ def probe(request: Request) -> None:
         sockets.netns_cookie()
     except OSError:
         raise _refusal("the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it") from None
+    try:
+        seccomp.check_confine()
+    except OSError as error:
+        reason = f"the helper cannot confine itself with seccomp: {strerror(error)}"
+        raise _refusal(reason, "the container's own profile may forbid it") from error
     question = sockets.bound_probe()
     try:
         if not sockets.may_bind_reserved(question, request.port_start - 1):
