@@ -12,9 +12,8 @@ from _socket import CMSG_LEN, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET
 from errno import EACCES
 from struct import calcsize, unpack
 
-from ..linux import sockets
 from ..linux.binds import MAX_ADDRESS, MIN_ADDRESS, calls
-from ..linux.foreign import Descriptors, Memory
+from ..linux.foreign import Binder, Descriptors, Memory, Socket
 from ..linux.notify import IOCTLS, Listener
 from .judge import Facts
 
@@ -67,6 +66,7 @@ class Door:
         self._listener: Listener | None = None
         self._calls = {(call.arch, call.number): call for call in calls()}
         self._memory = Memory(MAX_ADDRESS)
+        self._binder = Binder(MAX_ADDRESS)
         self._descriptors = Descriptors(leader_of)
         # Binds that were done and counted, but whose maker was interrupted and never heard of it: socket to address.
         self._lost: dict[int, bytes] = {}
@@ -92,16 +92,18 @@ class Door:
             request = listener.receive()
             if request is None:
                 return
-            self._serve_one(listener, request)
+            if working:
+                self._serve_one(listener, request)
+            else:
+                listener.go_on()
         self._descriptors.forget()
 
     def _serve_one(self, listener: Listener, request: Request) -> None:
         done: _Done | None = None
-        if self._has_work:
-            try:
-                done = self._try(listener, request)
-            except Exception:  # noqa: BLE001, S110  # whatever it is, the bind must not suffer from it
-                pass
+        try:
+            done = self._try(listener, request)
+        except Exception:  # noqa: BLE001, S110  # whatever it is, the bind must not suffer from it
+            pass
         if done is None:
             listener.go_on()
             return
@@ -121,10 +123,10 @@ class Door:
         address = self._memory.read(tid, pointer, size)
         if not self._lost and not self._judge.may_permit(address):
             return None
-        copy = self._descriptors.fetch(tid, fd)
+        copy = Socket(self._descriptors.fetch(tid, fd))
         try:
-            port = self._judge.permits(Facts(*sockets.describe(copy)), address)
-            cookie = sockets.cookie(copy)
+            port = self._judge.permits(Facts(*copy.describe()), address)
+            cookie = copy.cookie()
             again = self._lost.get(cookie) == address
             # Until here the thread id may have come to mean another thread, or the thread may have given up.
             if not (port or again) or not listener.valid():
@@ -135,13 +137,13 @@ class Door:
             return self._bind(copy, address, port), cookie, address
         finally:
             # Before the answer: a program that closes its socket then may bind the same port again at once.
-            sockets.close_now(copy)
+            copy.close_now()
 
-    def _bind(self, fd: int, address: bytes, port: int) -> int:
+    def _bind(self, copy: Socket, address: bytes, port: int) -> int:
         try:
             if self._judge.grant.reuses(port):
-                sockets.set_reuse_port(fd)
-            sockets.bind(fd, bytearray(address))
+                copy.reuse_port()
+            self._binder.bind(copy.fileno(), address)
         except OSError as error:
             return error.errno or EACCES
         self._judge.bound += 1

@@ -187,24 +187,23 @@ class Call:
     """A system call that is made over and over: what stays the same of it is put together once.
 
     Each argument is an int, a buffer whose memory is passed (it must keep its size), or None for an int that is
-    given with every call.
+    given with every call; there are two of those at most.
     """
 
-    __slots__ = ("_arguments", "_buffers", "_given")
+    __slots__ = ("_arguments", "_buffers", "_first", "_second")
 
     def __init__(self, name: str, *args: int | bytearray | None) -> None:
         """Raise PrivbindError on a machine whose numbers are not known."""
         self._buffers = [arg for arg in args if isinstance(arg, bytearray)]  # their memory is in use
-        self._arguments = [
-            _Long(number(name)),
-            *(_Long(address_of(arg) if isinstance(arg, bytearray) else arg or 0) for arg in args),
-        ]
-        self._given = [slot for slot, arg in zip(self._arguments[1:], args, strict=True) if arg is None]
+        slots = [_Long(address_of(arg) if isinstance(arg, bytearray) else arg or 0) for arg in args]
+        given = [slot for slot, arg in zip(slots, args, strict=True) if arg is None]
+        self._first, self._second = (*given, _Long(), _Long())[:2]
+        self._arguments = (_Long(number(name)), *slots)
 
-    def __call__(self, *given: int) -> int:
+    def __call__(self, first: int = 0, second: int = 0) -> int:
         """Make it. Returns its result; raises OSError when that is -1."""
-        for slot, value in zip(self._given, given, strict=True):
-            slot.value = value
+        self._first.value = first
+        self._second.value = second
         result: int = _syscall(*self._arguments)
         if result == -1:
             error = get_errno()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is another process's: its memory and its descriptors. Both need its ids or CAP_SYS_PTRACE.
+"""What is another process's: its memory, its descriptors, its sockets. To get them needs its ids or CAP_SYS_PTRACE.
 
 A thread id may mean another thread by the time it is used: who asks here checks afterwards that the thread is still
 the one meant.
@@ -8,10 +8,12 @@ the one meant.
 from __future__ import annotations
 
 import posix
+from _socket import SOL_SOCKET, socket
 from errno import EFAULT, EMFILE
 from struct import Struct
 
 from .call import Call, address_of, syscall
+from .sockets import SO_COOKIE, SO_DOMAIN, SO_LINGER, SO_NETNS_COOKIE, SO_REUSEPORT, close_now, option_u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,6 +88,62 @@ class Descriptors:
         """Close what is open."""
         while self._known:
             posix.close(self._known.popitem()[1])
+
+
+class Binder:
+    """bind(2), for those who bind socket after socket."""
+
+    def __init__(self, max_size: int) -> None:
+        """``max_size``: bytes of an address, at most."""
+        self._address = bytearray(max_size)
+        self._bind = Call("bind", None, self._address, None)
+
+    def bind(self, fd: int, address: bytes) -> None:
+        """Bind to an address, to the byte. Raises OSError."""
+        self._address[: len(address)] = address
+        self._bind(fd, len(address))
+
+
+class Socket:
+    """A duplicate of another process's socket: what it is, binding it, and letting go of it."""
+
+    __slots__ = ("_bind", "_buffer", "_sock")
+
+    def __init__(self, fd: int) -> None:
+        """Take over the descriptor. Raises OSError for what is no socket; then it is closed."""
+        try:
+            # Given a descriptor alone, the object asks the kernel for family, type and protocol itself.
+            self._sock = socket(-1, -1, -1, fd)
+        except OSError:
+            posix.close(fd)
+            raise
+
+    def describe(self) -> tuple[int, int, int, int]:
+        """Its domain, type, protocol and network namespace cookie. Raises OSError."""
+        sock = self._sock
+        return sock.getsockopt(SOL_SOCKET, SO_DOMAIN), sock.type, sock.proto, option_u64(sock, SO_NETNS_COOKIE)
+
+    def cookie(self) -> int:
+        """What tells it from all other sockets, past and present. Raises OSError."""
+        return option_u64(self._sock, SO_COOKIE)
+
+    def reuse_port(self) -> None:
+        """Set SO_REUSEPORT. Raises OSError."""
+        self._sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._sock.fileno()
+
+    def close_now(self) -> None:
+        """Close the descriptor without waiting, whatever its maker set as SO_LINGER (see `sockets.close_now`)."""
+        sock = self._sock
+        try:
+            if any(sock.getsockopt(SOL_SOCKET, SO_LINGER, 4)):
+                close_now(sock.detach())
+        except OSError:
+            pass
+        sock.close()
 
 
 def opens_threads() -> bool:

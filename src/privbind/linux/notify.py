@@ -6,7 +6,6 @@ What is read here was written by the kernel, but for the arguments of the system
 
 from __future__ import annotations
 
-import posix
 from errno import EINTR, ENOENT, ENOMEM
 from mmap import PAGESIZE, mmap
 from select import POLLIN, poll
@@ -25,11 +24,13 @@ IOCTLS = (RECEIVE, SEND, ID_VALID)
 """What the owner of a listener asks of it."""
 
 _NOTIFICATION = Struct("=QI4xIIQ6Q")  # struct seccomp_notif: id, pid, flags; nr, arch, instruction_pointer, args
-_RESPONSE_AT = 128
-_ID = Struct("=Q")
+_ID = Struct("=Q")  # the first field of both
 _RESULT = Struct("=qiI")  # struct seccomp_notif_resp after its id: val, error, flags
 
-_NOTHING = bytes(_NOTIFICATION.size)
+_RESPONSE_AT = _NOTIFICATION.size
+_RESULT_AT = _RESPONSE_AT + _ID.size
+_ALL = slice(0, _RESULT_AT + _RESULT.size)
+_NOTHING = bytes(_ALL.stop)
 
 
 def new_page() -> mmap:
@@ -72,6 +73,7 @@ class Listener:
         """Take over the descriptor."""
         self.fd = fd
         self._page = page
+        self._id = 0
         base = address_of(page)
         self._receive = Call("ioctl", fd, RECEIVE, base)
         self._send = Call("ioctl", fd, SEND, base + _RESPONSE_AT)
@@ -85,7 +87,7 @@ class Listener:
             for _, events in self._events.poll():
                 if not events & POLLIN:
                     return None
-                self._page[: len(_NOTHING)] = _NOTHING
+                self._page[_ALL] = _NOTHING  # the kernel wants it so
                 try:
                     self._receive()
                 except OSError as error:
@@ -94,8 +96,9 @@ class Listener:
                     if error.errno not in (ENOENT, EINTR, ENOMEM):
                         raise
                     continue
-                _, tid, number, arch, _, *args = _NOTIFICATION.unpack_from(self._page)
-                return Request(tid, arch, number, tuple(args))
+                found = _NOTIFICATION.unpack_from(self._page)
+                self._id, tid, number, arch = found[:4]
+                return Request(tid, arch, number, found[5:])
 
     def valid(self) -> bool:
         """Whether the thread still waits in the system call that was received last, so that its tid is its own."""
@@ -114,29 +117,31 @@ class Listener:
         return self._respond(0, 0, _CONTINUE)
 
     def _respond(self, value: int, error: int, flags: int) -> bool:
-        # The id last: with it, the answer is whole, and a successor may send it.
-        _RESULT.pack_into(self._page, _RESPONSE_AT + _ID.size, value, error, flags)
-        self._page[_RESPONSE_AT : _RESPONSE_AT + _ID.size] = self._page[: _ID.size]
+        # The id last: with it the answer is whole, and a successor may send it.
+        _RESULT.pack_into(self._page, _RESULT_AT, value, error, flags)
+        _ID.pack_into(self._page, _RESPONSE_AT, self._id)
         return self._sent()
 
     def _sent(self) -> bool:
-        try:
-            self._send()
-        except OSError:
-            return False
-        finally:
-            self._page[_RESPONSE_AT : _RESPONSE_AT + _ID.size] = bytes(_ID.size)
-            self._page[: _ID.size] = bytes(_ID.size)
-        return True
+        while True:
+            try:
+                self._send()
+            except OSError as error:
+                if error.errno != EINTR:
+                    return False
+            else:
+                return True
 
     def take_over(self) -> None:
-        """Answer the request that the owner before died over: as it had decided, else by going on."""
-        if any(self._page[: _ID.size]):
-            if self._page[: _ID.size] == self._page[_RESPONSE_AT : _RESPONSE_AT + _ID.size]:
-                self._sent()
-            else:
-                self.go_on()
+        """Answer the request that the owner before died over: as it had decided, else by going on.
 
-    def close(self) -> None:
-        """Close the descriptor: while nobody else holds it, every such system call then ends with ENOSYS."""
-        posix.close(self.fd)
+        Where it had answered already, nobody waits any more and nothing happens: no id is given twice.
+        """
+        (self._id,) = _ID.unpack_from(self._page)
+        (decided,) = _ID.unpack_from(self._page, _RESPONSE_AT)
+        if self._id == 0:
+            return
+        if decided == self._id:
+            self._sent()
+        else:
+            self.go_on()

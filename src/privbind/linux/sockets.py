@@ -142,11 +142,6 @@ def describe(fd: int) -> tuple[int, int, int, int]:
         sock.detach()
 
 
-def cookie(fd: int) -> int:
-    """What tells this socket from all others, past and present (SO_COOKIE). Raises OSError for what is no socket."""
-    return int(unpack("=Q", _option(fd, SO_COOKIE, 8))[0])
-
-
 def set_reuse_port(fd: int) -> None:
     """SO_REUSEPORT: sockets of one user that all set it may be bound to the same address and port."""
     syscall("setsockopt", fd, SOL_SOCKET, SO_REUSEPORT, bytearray(pack("=i", 1)), 4)
