@@ -392,6 +392,14 @@ class TestLimit:
         assert as_root == ["ok"] * 4
         assert counted == {"granted": 2, "refused": 6, "bound": 2}
 
+    def test_what_a_thread_did_before_does_not_matter(self) -> None:
+        """Refused and unreserved binds of the same thread come before, between and after; each lifted one counts."""
+
+        def work() -> list[str]:
+            return [try_bind(port) for port in (99, 80, 8080, 80, 0, 99, 80, 8080)]
+
+        assert run(work, "80", limit=2) == ["EACCES", "ok", "ok", "ok", "ok", "EACCES", "EACCES", "ok"]
+
     @pytest.mark.parametrize("limit", [1, 5])
     def test_a_socket_that_many_threads_bind(self, programs: Path, limit: int) -> None:
         """Threads that bind the same socket at once, also to unreserved ports, get no more than the limit."""
