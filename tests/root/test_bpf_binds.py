@@ -24,12 +24,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from privbind import account
+from privbind import account, record
 from privbind.account import Account
 from privbind.linux import bpf as calls
 from privbind.linux import cgroup, sockets
 from privbind.mechanisms import Prepared, bpf
-from privbind.mechanisms.bpf import compiler, record
+from privbind.mechanisms.bpf import compiler
 from privbind.policy import Grant, Policy, Ports, Rule, parse_ports
 
 T = TypeVar("T")
@@ -671,7 +671,7 @@ class TestRecord:
             started = int(time.time())
             launch = prepared("tcp:80,udp:[fd00::/8]:53", limit=3, reuse="80")
             binds = Command(launch).run(lambda: [try_bind(80), try_bind(81), try_bind(8080)])
-            said = record.decode(maps_of(launch._child.fd)[record.MAP])
+            said = record.decode(maps_of(launch._child.fd)[record.NAME])
             found = dict(said), [name for name, _ in said], counters(launch), started
             launch.cancel()
             assert binds == ["ok", "EACCES", "ok"]
@@ -694,7 +694,7 @@ class TestRecord:
                 for number in calls.program_info(fd)[2]:
                     map_fd = calls.open_map(number)
                     name, size = calls.map_info(map_fd)
-                    if name == record.MAP:
+                    if name == record.NAME:
                         calls.write_array(map_fd, bytes(size))
             except OSError as error:
                 return error.errno
@@ -787,4 +787,4 @@ def test_netns_cookie_is_what_the_hook_sees() -> None:
 
 def test_names_fit() -> None:
     """The kernel cuts names at 15 bytes."""
-    assert all(len(name) <= 15 for name in [*compiler.NAMES.values(), record.MAP])
+    assert all(len(name) <= 15 for name in [*compiler.NAMES.values(), record.NAME])

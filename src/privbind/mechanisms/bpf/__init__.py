@@ -12,12 +12,12 @@ import posix
 from errno import EPERM
 from time import time
 
-from ... import __version__
+from ... import __version__, record
 from ...errors import PrivbindError, UnsupportedError, strerror
 from ...linux import bpf, cgroup
 from ...linux.sockets import netns_cookie
 from .. import Prepared
-from . import compiler, features, record
+from . import compiler, features
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def _hooks(request: Request) -> tuple[int, ...]:
 
 def _record(request: Request) -> int:
     """A map that says what is granted to whom, and that nobody can change."""
-    text = record.encode(record.describe(request, __version__, posix.getpid(), int(time())))
-    fd = bpf.create_array(record.MAP, len(text), bpf.MAP_READ_ONLY_IN_PROGRAMS)
+    text = record.encode(record.describe(request, NAME, __version__, posix.getpid(), int(time())))
+    fd = bpf.create_array(record.NAME, len(text), bpf.MAP_READ_ONLY_IN_PROGRAMS)
     try:
         bpf.write_array(fd, text)
         bpf.freeze(fd)

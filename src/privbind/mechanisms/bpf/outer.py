@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import posix
 
+from ... import record
 from ...linux import bpf, cgroup
-from . import record
 from .compiler import NAMES
 
 TYPE_CHECKING = False
@@ -55,6 +55,6 @@ def _said(number: int) -> list[tuple[str, bytes]]:
     fd = bpf.open_map(number)
     try:
         name, size = bpf.map_info(fd)
-        return record.decode(bpf.read_array(fd, size)) if name == record.MAP else []
+        return record.decode(bpf.read_array(fd, size)) if name == record.NAME else []
     finally:
         posix.close(fd)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-r"""How a grant describes itself: the text that a frozen map beside its programs holds, so that no file has to. Pure.
+r"""How a grant describes itself: the text that the kernel keeps as long as the grant, so that no file has to. Pure.
+
+Under bpf it is in a frozen map beside the programs, under preload and seccomp in memory of the helper's. Either is
+called `NAME`.
 
 The first line is `MAGIC`, then comes a line ``NAME VALUE`` for each thing said. In a value, a backslash stands as
 ``\\`` and a line break as ``\n``; all else, the command's arguments above all, is there to the byte.
@@ -11,16 +14,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ...request import Request
+    from .request import Request
 
-MAP = "privbind_grant"
-"""The name of the map."""
+NAME = "privbind_grant"
+"""What the kernel's object that holds a record is called, at most 15 bytes."""
 MAGIC = b"privbind grant 1"
 
 _MAX_ARGUMENTS = 4096  # bytes of the command line that are kept
 
 
-def describe(request: Request, version: str, pid: int, started: int) -> list[tuple[str, bytes]]:
+def describe(request: Request, mechanism: str, version: str, pid: int, started: int) -> list[tuple[str, bytes]]:
     """What a launch says of itself; ``started`` is in seconds since 1970.
 
     ``argument`` comes once for each argument; ``cut`` says how many do not fit.
@@ -28,6 +31,7 @@ def describe(request: Request, version: str, pid: int, started: int) -> list[tup
     grant = request.grant
     said = [
         ("version", version),
+        ("mechanism", mechanism),
         ("user", request.account.name or str(request.account.uid)),
         ("uid", str(request.account.uid)),
         ("gid", str(request.account.gid)),

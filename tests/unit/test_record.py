@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privbind import record
 from privbind.account import Account
-from privbind.mechanisms.bpf import record
 from privbind.policy import Grant, Policy, parse_ports
 
 
@@ -21,10 +21,11 @@ def request(argv: list[bytes], **more: Any) -> Any:
 
 
 def test_all_that_a_list_of_grants_needs() -> None:
-    said = record.describe(request([b"./server", b"-v"]), "2.0.0", 77, 1700000000)
+    said = record.describe(request([b"./server", b"-v"]), "bpf", "2.0.0", 77, 1700000000)
     assert record.decode(record.encode(said)) == said
     assert dict(said) == {
         "version": b"2.0.0",
+        "mechanism": b"bpf",
         "user": b"www-data",
         "uid": b"33",
         "gid": b"33",
@@ -40,7 +41,7 @@ def test_all_that_a_list_of_grants_needs() -> None:
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=5))
 def test_arguments_are_kept_to_the_byte(argv: list[bytes]) -> None:
-    said = record.decode(record.encode(record.describe(request(argv), "2", 1, 2)))
+    said = record.decode(record.encode(record.describe(request(argv), "seccomp", "2", 1, 2)))
     assert [value for name, value in said if name == "argument"] == argv
 
 
@@ -52,7 +53,7 @@ def test_backslashes_and_line_breaks(argument: bytes) -> None:
 
 
 def test_a_long_command_line_is_cut_and_says_so() -> None:
-    said = record.describe(request([b"x" * 4000, b"y" * 96, b"z", b"z"]), "2", 1, 2)
+    said = record.describe(request([b"x" * 4000, b"y" * 96, b"z", b"z"]), "preload", "2", 1, 2)
     assert [name for name, _ in said if name == "argument"] == ["argument"] * 2
     assert said[-1] == ("cut", b"2")
 
