@@ -73,8 +73,9 @@ wheel: dist/.made ## the wheel, alone in dist/
 
 # Anew when a source has changed. A wheel without a shim is for others to make: here the compiler must be there.
 dist/.made: $(BIN)/.build $(SOURCES) hatch_build.py pyproject.toml README.md LICENSE
-	@rm -rf dist
-	PRIVBIND_REQUIRE_COMPILER=1 $(BIN)/python -m hatchling build --target wheel
+	@rm -rf build/wheel && mkdir -p dist
+	PRIVBIND_REQUIRE_COMPILER=1 $(BIN)/python -m hatchling build --target wheel --directory build/wheel
+	@find dist -name '*.whl' ! -name "$$(ls build/wheel)" -delete && mv build/wheel/*.whl dist/
 	@touch $@
 
 # What each part needs, in one virtual environment.
