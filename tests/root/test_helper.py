@@ -18,7 +18,7 @@ CAPABILITIES = {"seccomp": 1 << 10 | 1 << 19, "preload": 1 << 10}
 """CAP_NET_BIND_SERVICE, and CAP_SYS_PTRACE for seccomp."""
 
 DOOR = {"seccomp": "anon_inode:seccomp notify", "preload": "socket:"}
-"""What a helper's only descriptor is, besides /dev/null."""
+"""What a helper's only descriptor is, besides /dev/null and its ledger."""
 
 pytestmark = pytest.mark.parametrize("mechanism", HELPED)
 
@@ -65,6 +65,9 @@ def test_what_a_helper_is(host: Host, mechanism: str) -> None:
     assert stat[4] == "0"  # no terminal
     descriptors = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{helper}/fd").iterdir()}
     assert [descriptors.pop(fd) for fd in (0, 1, 2)] == ["/dev/null"] * 3
+    ledgers = [fd for fd, target in descriptors.items() if target == "/memfd:privbind_grant (deleted)"]
+    assert len(ledgers) == 1
+    del descriptors[ledgers[0]]
     assert len(descriptors) == 1
     assert all(target.startswith(DOOR[mechanism]) for target in descriptors.values())
     ignored = int(status["SigIgn"], 16)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privbind.helper.judge import Facts, Judge, parse_address
+from privbind.helper.ledger import BOUND
 from privbind.policy import Grant, Policy
 
 NETNS = 7
@@ -77,7 +78,8 @@ def test_the_limit_counts_successes() -> None:
     for _ in range(2):
         assert not found.exhausted
         assert found.permits(TCP4, ipv4("127.0.0.1", 80)) == 80
-        found.bound += 1
+        found.granted()
+        found.succeeded()
     assert found.exhausted
     assert found.permits(TCP4, ipv4("127.0.0.1", 80)) == 0
 
@@ -85,8 +87,28 @@ def test_the_limit_counts_successes() -> None:
 def test_no_limit_is_never_used_up() -> None:
     """0 means no limit."""
     found = judge()
-    found.bound = 1 << 40
+    found.counts[BOUND] = 1 << 40
     assert not found.exhausted
+
+
+def test_what_is_counted() -> None:
+    """Refused are reserved binds of this namespace that the grant does not cover, or no longer; never other binds."""
+    found = judge("tcp:80", limit=1)
+    assert found.permits(TCP4, ipv4("127.0.0.1", 81)) == 0
+    assert list(found.counts) == [0, 1, 0]
+    for facts, address in (
+        (TCP4, ipv4("127.0.0.1", 8080)),
+        (TCP4, b"\2\0"),
+        (Facts(socket.AF_INET, socket.SOCK_STREAM, 6, NETNS + 1), ipv4("127.0.0.1", 81)),
+        (Facts(socket.AF_UNIX, socket.SOCK_STREAM, 0, NETNS), b"\1\0/run/x"),
+    ):
+        assert found.permits(facts, address) == 0
+    assert list(found.counts) == [0, 1, 0]
+    assert found.permits(TCP4, ipv4("127.0.0.1", 80)) == 80
+    found.granted()
+    found.succeeded()
+    assert found.permits(TCP4, ipv4("127.0.0.1", 80)) == 0
+    assert list(found.counts) == [1, 2, 1]
 
 
 @given(st.sampled_from([socket.AF_INET, socket.AF_INET6, socket.AF_UNIX]), st.binary(max_size=200))

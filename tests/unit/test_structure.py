@@ -21,7 +21,7 @@ LAYERS = {
     "account": {"errors", "linux", "policy"},
     "command": {"account", "errors", "policy"},
     "request": {"account", "command", "policy"},
-    "helper": {"account", "errors", "helper", "linux", "policy", "record", "request"},
+    "helper": {"__version__", "account", "errors", "helper", "linux", "policy", "record", "request"},
     "mechanisms": {"__version__", "account", "command", "errors", "helper", "linux", "mechanisms", "policy", "record", "request"},
 }
 """What each part may import of ours; what is not named here may import everything."""

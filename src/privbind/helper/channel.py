@@ -78,11 +78,12 @@ def _answer(data: bytes, fd: int, judge: Judge) -> bytes:
     port = judge.permits(facts, address)
     if not port:
         return _REFUSED
+    judge.granted()
     try:
         if judge.grant.reuses(port):
             sockets.set_reuse_port(fd)
         sockets.bind(fd, bytearray(address))
     except OSError as error:
         return reply(error.errno or EACCES)
-    judge.bound += 1
+    judge.succeeded()
     return reply(0)

@@ -12,10 +12,23 @@ from sys import byteorder
 
 from ..linux.sockets import IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DCCP
 from ..policy import TCP, UDP
+from .ledger import BOUND, GRANTED, REFUSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from ..policy import Grant
+
+    class Counts(Protocol):
+        """The counters, by the numbers that `ledger` gives them."""
+
+        def __getitem__(self, index: int, /) -> int:
+            """One of them."""
+
+        def __setitem__(self, index: int, value: int, /) -> None:
+            """Set it."""
+
 
 _AF_UNSPEC = 0
 _FAMILIES = frozenset((AF_INET, AF_INET6, _AF_UNSPEC))
@@ -44,31 +57,42 @@ class Facts:
 
 
 class Judge:
-    """Decides binds for one grant, in one network namespace, and counts those that succeeded."""
+    """Decides binds for one grant, in one network namespace, and counts them.
 
-    def __init__(self, grant: Grant, port_start: int, netns: int) -> None:
+    ``counts`` is what a `Ledger` has: whoever binds what was permitted counts that with `granted` and `succeeded`.
+    """
+
+    def __init__(self, grant: Grant, port_start: int, netns: int, counts: Counts | None = None) -> None:
         """``port_start`` is the first port that is not reserved; ``netns`` the namespace's SO_NETNS_COOKIE."""
         self.grant = grant
-        self.bound = 0
+        self.counts: Counts = [0, 0, 0] if counts is None else counts
         self._port_start = port_start
         self._netns = netns
 
     @property
     def exhausted(self) -> bool:
         """Whether the limit of binds is used up."""
-        return 0 < self.grant.limit <= self.bound
+        return 0 < self.grant.limit <= self.counts[BOUND]
+
+    def granted(self) -> None:
+        """Count a bind that was permitted and is now tried."""
+        self.counts[GRANTED] += 1
+
+    def succeeded(self) -> None:
+        """Count one of those that succeeded: the limit is of these."""
+        self.counts[BOUND] += 1
 
     def may_permit(self, address: bytes) -> bool:
         """Whether the grant could cover a bind to this address at all: a quick look, before the socket is known."""
         family = int.from_bytes(address[:2], byteorder)
-        return family in _FAMILIES and 0 < int.from_bytes(address[2:4], "big") < self._port_start and not self.exhausted
+        return family in _FAMILIES and 0 < int.from_bytes(address[2:4], "big") < self._port_start
 
     def permits(self, facts: Facts, address: bytes) -> int:
         """The port to bind when the grant covers this bind; 0 when it is none of ours and the kernel's answer stands.
 
         ``address`` is a struct sockaddr as the command gave it, to the byte.
         """
-        if facts.netns != self._netns or facts.kind not in _TYPES_WITH_PORTS or self.exhausted:
+        if facts.netns != self._netns or facts.kind not in _TYPES_WITH_PORTS:
             return 0
         found = parse_address(facts.domain, address)
         if found is None:
@@ -77,7 +101,10 @@ class Judge:
         if not 0 < port < self._port_start:
             return 0
         protocol = _RULE_PROTOCOLS.get((facts.kind, facts.protocol))
-        return port if self.grant.policy.permits(protocol, packed, port) else 0
+        if not self.exhausted and self.grant.policy.permits(protocol, packed, port):
+            return port
+        self.counts[REFUSED] += 1
+        return 0
 
 
 def parse_address(domain: int, address: bytes) -> tuple[bytes, int] | None:

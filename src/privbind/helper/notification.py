@@ -125,9 +125,9 @@ class Door:
             return None
         copy = Socket(self._descriptors.fetch(tid, fd))
         try:
-            port = self._judge.permits(Facts(*copy.describe()), address)
             cookie = copy.cookie()
             again = self._lost.get(cookie) == address
+            port = 0 if again else self._judge.permits(Facts(*copy.describe()), address)
             # Until here the thread id may have come to mean another thread, or the thread may have given up.
             if not (port or again) or not listener.valid():
                 return None
@@ -140,11 +140,12 @@ class Door:
             copy.close_now()
 
     def _bind(self, copy: Socket, address: bytes, port: int) -> int:
+        self._judge.granted()
         try:
             if self._judge.grant.reuses(port):
                 copy.reuse_port()
             self._binder.bind(copy.fileno(), address)
         except OSError as error:
             return error.errno or EACCES
-        self._judge.bound += 1
+        self._judge.succeeded()
         return 0

@@ -14,6 +14,7 @@ from ..command import read_elf
 from ..errors import PrivbindError, UnsupportedError, strerror
 from ..helper import channel
 from ..helper.judge import Judge
+from ..helper.ledger import open_ledger
 from ..helper.process import Job, start
 from ..linux import process, seccomp, sockets
 from ..linux.call import machine
@@ -134,12 +135,13 @@ def prepare(request: Request) -> Prepared:
 class _Preload(Prepared):
     def __init__(self, request: Request) -> None:
         self._shim = shim_path(request)
-        judge = Judge(request.grant, request.port_start, sockets.netns_cookie())
+        ledger = open_ledger(request, NAME)
+        judge = Judge(request.grant, request.port_start, sockets.netns_cookie(), ledger.counts)
         command_end, helper_end = sockets.pair()
         try:
             job = Job(
                 lambda: channel.serve(helper_end, judge),
-                (helper_end.fileno(),),
+                (helper_end.fileno(), *ledger.descriptors),
                 request.account,
                 request.port_start,
                 (CAP_NET_BIND_SERVICE,),
@@ -148,10 +150,11 @@ class _Preload(Prepared):
             self._cookie = sockets.option_u64(command_end, sockets.SO_COOKIE)
             self._fd = _to_high_number(command_end)
         finally:
+            ledger.close()
             helper_end.close()
             command_end.close()
         shown = self._shim.decode("utf-8", "backslashreplace")
-        self.notes = (f"shim {shown}, channel at descriptor {self._fd}, helper is process {pid}",)
+        self.notes = (f"shim {shown}, channel at descriptor {self._fd}, helper is process {pid}", *ledger.notes)
 
     def environment(self, entries: list[bytes]) -> list[bytes]:
         """Put the shim first in LD_PRELOAD, and name the channel."""

@@ -14,6 +14,7 @@ from ..account import missing_capabilities
 from ..errors import PrivbindError, UnsupportedError, strerror
 from ..helper import keeper, notification
 from ..helper.judge import Judge
+from ..helper.ledger import open_ledger
 from ..helper.process import Job, start
 from ..linux import foreign, notify, prctl, process, seccomp, sockets
 from ..linux.call import address_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from mmap import mmap
 
+    from ..helper.ledger import Ledger
     from ..request import Request
 
 NAME = "seccomp"
@@ -127,27 +129,29 @@ class _Seccomp(Prepared):
         self._code = seccomp.notify_binds()
         if opens_threads is None:
             opens_threads = foreign.opens_threads()
+        ledger = open_ledger(request, NAME)
         self._delivery, theirs = sockets.pair()
         page = notify.new_page()
         questions = None if opens_threads else sockets.pair()
         helper_fd = -1
         try:
-            helper = start(_helper(request, theirs, page, questions and questions[0]))
+            helper = start(_helper(request, ledger, theirs, page, questions and questions[0]))
             helper_fd = posix.pidfd_open(helper)
             watcher = start(_keeper(request, theirs, page, helper_fd, questions and questions[1]))
         except BaseException:
             self.cancel()
             raise
         finally:
+            ledger.close()
             theirs.close()
             for end in questions or ():
                 end.close()
             if helper_fd >= 0:
                 posix.close(helper_fd)
-        self.notes = (f"helper is process {helper}, its keeper process {watcher}",)
+        self.notes = (f"helper is process {helper}, its keeper process {watcher}", *ledger.notes)
 
     def enter(self) -> None:
-        """Install the filter and give its listener to both, the last bind that nobody answers being none of ours."""
+        """Install the filter and give its listener to both processes. From here on, this one binds nothing any more."""
         try:
             if self._no_new_privileges:
                 # It comes a step later anyway; with it, no CAP_SYS_ADMIN is needed here.
@@ -166,10 +170,10 @@ class _Seccomp(Prepared):
         self._delivery.close()
 
 
-def _helper(request: Request, delivery: socket, page: mmap, questions: socket | None) -> Job:
-    judge = Judge(request.grant, request.port_start, sockets.netns_cookie())
+def _helper(request: Request, ledger: Ledger, delivery: socket, page: mmap, questions: socket | None) -> Job:
+    judge = Judge(request.grant, request.port_start, sockets.netns_cookie(), ledger.counts)
     door = notification.Door(judge, delivery, page, keeper.ask_leader(questions) if questions else None)
-    ends = (delivery.fileno(), *((questions.fileno(),) if questions else ()))
+    ends = (delivery.fileno(), *ledger.descriptors, *((questions.fileno(),) if questions else ()))
     job = Job(door.serve, ends, request.account, request.port_start, _NEEDED)
     job.outlasts_limit = True
     job.system_calls = notification.SYSTEM_CALLS
