@@ -12,6 +12,9 @@ import pytest
 
 from .harness import Host, world_readable_folder
 
+MATRIX: dict[str, dict[str, str]] = {}
+"""What the servers × mechanisms test saw, printed at the end of a run."""
+
 PROGRAMS = Path(__file__).parent.parent / "programs"
 
 
@@ -57,3 +60,15 @@ def need(*commands: str) -> None:
     missing = [command for command in commands if shutil.which(command) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of servers and mechanisms, where it was tested."""
+    if not MATRIX:
+        return
+    terminalreporter.section("servers × mechanisms")
+    for name, cells in MATRIX.items():
+        short = (f"{mechanism}: {told if told == 'pass' else 'not possible'}" for mechanism, told in cells.items())
+        terminalreporter.line(f"{name:24} {'   '.join(short)}")
+    for told in sorted({told for cells in MATRIX.values() for told in cells.values()} - {"pass"}):
+        terminalreporter.line(f"not possible: {told}")

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: MIT
+"""One page, for uvicorn."""
+
+
+async def application(scope, receive, send):
+    """Answer every request."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello\n"})
