@@ -236,7 +236,7 @@ class TestFinding:
     def test_mounts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host(monkeypatch, None, MOUNTS)
         device = os.makedev(0, 41)
-        assert cgroup._mounts() == [(device, "/", "/sys/fs/cgroup/unified"), (device, "/a b", "/mnt/c\\d")]
+        assert cgroup.mounts("cgroup2") == [(device, "/", "/sys/fs/cgroup/unified"), (device, "/a b", "/mnt/c\\d")]
 
     @pytest.mark.parametrize(
         ("root", "path", "below"),

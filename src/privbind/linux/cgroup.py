@@ -88,9 +88,11 @@ class Cgroup:
 def own() -> Cgroup:
     """The cgroup of this process. Raises CgroupError where it cannot be found or used."""
     path = _own_path()
-    mounts = _mounts()
+    mounted = mounts("cgroup2")
+    if not mounted:
+        raise CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
     identity = _own_identity()
-    for device, root, point in mounts:
+    for device, root, point in mounted:
         relative = _below(root, path)
         if relative is None:
             continue
@@ -100,7 +102,7 @@ def own() -> Cgroup:
             return Cgroup(path, found, depth, exact)
     # The path that /proc tells does not lead there: a cgroup namespace with the host's mount, a mount of another part.
     if identity:
-        for device, _, point in mounts:
+        for device, _, point in mounted:
             found = _open_identity(point, device, identity)
             if found >= 0:
                 return Cgroup(path, found, _depth(path)[0], False)
@@ -206,8 +208,11 @@ def _own_path() -> str:
     raise CgroupError("the kernel has no cgroup v2", "CONFIG_CGROUPS, Linux 4.5")
 
 
-def _mounts() -> list[tuple[int, str, str]]:
-    """The cgroup2 mounts: device number, which part of the tree is mounted, and where."""
+def mounts(kind: str) -> list[tuple[int, str, str]]:
+    """The mounts of cgroup file systems, "cgroup" or "cgroup2": device number, the part that is mounted, and where.
+
+    Raises CgroupError where they cannot be seen.
+    """
     try:
         lines = _read(_MOUNTS).splitlines()
     except OSError as error:
@@ -216,12 +221,10 @@ def _mounts() -> list[tuple[int, str, str]]:
     for line in lines:
         # 38 31 0:41 / /sys/fs/cgroup/unified rw,relatime [tags] - cgroup2 cgroup2 rw (proc_pid_mountinfo(5))
         head, dash, tail = line.partition(" - ")
-        if dash and tail.startswith("cgroup2 "):
+        if dash and tail.startswith(f"{kind} "):
             _, _, device, root, point, _ = head.split(" ", 5)
             major, _, minor = device.partition(":")
             found.append((posix.makedev(int(major), int(minor)), _unescaped(root), _unescaped(point)))
-    if not found:
-        raise CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
     return found
 
 

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Other processes as /proc tells of them (proc(5)). Any of them may be gone by the time it is asked for: OSError."""
+
+from __future__ import annotations
+
+import posix
+
+_PROC = "/proc"
+_MOUNTS = "/proc/self/mountinfo"
+_START_TIME = 19  # field 22 of proc_pid_stat(5), counted from the state
+_HIDDEN = ("hidepid=1", "hidepid=2", "hidepid=noaccess", "hidepid=invisible", "hidepid=4", "hidepid=ptraceable")
+
+
+def processes() -> list[int]:
+    """All processes that can be seen."""
+    return sorted(int(name) for name in posix.listdir(_PROC) if name.isdigit())
+
+
+def hides_processes() -> bool:
+    """Whether /proc is mounted so that it hides those of others (hidepid)."""
+    for line in _read(_MOUNTS).decode("utf-8", "replace").splitlines():
+        head, _, tail = line.partition(" - ")
+        if head.split(" ")[4:5] == [_PROC] and tail.startswith("proc "):
+            return any(option in _HIDDEN for option in tail.split(" ")[-1].split(","))
+    return False
+
+
+def name(pid: int) -> str:
+    """What ps(1) shows of a process: at most 15 bytes, chosen by itself."""
+    return _read(f"{_PROC}/{pid}/comm").decode("utf-8", "replace").rstrip("\n")
+
+
+def status(pid: int) -> dict[str, str]:
+    """The lines of proc_pid_status(5)."""
+    lines = _read(f"{_PROC}/{pid}/status").decode("utf-8", "replace").splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def arguments(pid: int) -> list[bytes]:
+    """The command line; empty for a zombie."""
+    return _read(f"{_PROC}/{pid}/cmdline").split(b"\0")[:-1]
+
+
+def namespace(pid: int, kind: str) -> str:
+    """What tells a process's namespace from others. Needs the right to trace it."""
+    return posix.readlink(f"{_PROC}/{pid}/ns/{kind}")
+
+
+def own_ids(pid: int) -> list[int]:
+    """A process's ids, in this pid namespace first and in its own last."""
+    return [int(word) for word in status(pid).get("NSpid", str(pid)).split()]
+
+
+def started(pid: int) -> int:
+    """When a process started, in seconds since 1970, give or take one."""
+    fields = _read(f"{_PROC}/{pid}/stat").rpartition(b") ")[2].split()
+    ticks = int(fields[_START_TIME])
+    for line in _read(f"{_PROC}/stat").splitlines():
+        if line.startswith(b"btime "):
+            return int(line[6:]) + ticks // posix.sysconf("SC_CLK_TCK")
+    return 0
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What each descriptor of a process is. Needs the right to trace it."""
+    found = {}
+    for number in posix.listdir(f"{_PROC}/{pid}/fd"):
+        try:
+            found[int(number)] = posix.readlink(f"{_PROC}/{pid}/fd/{number}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def read_descriptor(pid: int, fd: int, max_size: int) -> bytes:
+    """The start of a file that another process holds open, whatever the place that it has read to."""
+    file = posix.open(f"{_PROC}/{pid}/fd/{fd}", posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    try:
+        return posix.pread(file, max_size, 0)
+    finally:
+        posix.close(file)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
