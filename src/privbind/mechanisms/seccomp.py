@@ -156,7 +156,7 @@ class _Seccomp(Prepared):
             if self._no_new_privileges:
                 # It comes a step later anyway; with it, no CAP_SYS_ADMIN is needed here.
                 prctl.set_no_new_privileges()
-            listener, _ = seccomp.install_listener(self._code)
+            listener = seccomp.install_listener(self._code)
             notify.wake_on_same_cpu(listener)
             sockets.send_descriptor(self._delivery, listener)
             sockets.send_descriptor(self._delivery, listener)
