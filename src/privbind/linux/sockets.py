@@ -38,7 +38,7 @@ FIRST_FREE = 3
 """The lowest descriptor that is not a standard one."""
 
 DEFAULT_PORT_START = 1024  # PROT_SOCK, net/sock.h
-_PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"  # 4.11
+PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"  # 4.11
 
 
 def pair() -> tuple[socket, socket]:
@@ -76,10 +76,15 @@ def port_start() -> int:
     1024 where it cannot be read: that is what the kernel starts with.
     """
     try:
-        with open(_PORT_START, "rb", buffering=0) as file:
-            return int(file.read(32))
+        return read_port_start()
     except (OSError, ValueError):
         return DEFAULT_PORT_START
+
+
+def read_port_start() -> int:
+    """Like `port_start`, but raises OSError or ValueError where it cannot be read."""
+    with open(PORT_START, "rb", buffering=0) as file:
+        return int(file.read(32))
 
 
 def bind(fd: int, address: bytearray) -> None:

@@ -68,10 +68,15 @@ def probe(request: Request) -> None:
 def shim_path(request: Request) -> bytes:
     """The shim that this launch preloads, as an absolute path."""
     if request.library is None:
-        return (__file__.rsplit("/", 2)[0] + "/" + SHIM).encode("utf-8", "surrogateescape")
+        return own_shim()
     if request.library.startswith(b"/"):
         return request.library
     return posix.getcwdb() + b"/" + request.library
+
+
+def own_shim() -> bytes:
+    """privbind's own shim, whether it was built or not."""
+    return (__file__.rsplit("/", 2)[0] + "/" + SHIM).encode("utf-8", "surrogateescape")
 
 
 def check_shim(path: bytes, request: Request) -> None:
