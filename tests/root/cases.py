@@ -37,7 +37,7 @@ class Case(NamedTuple):
         return f"{self.rules or 'any-reserved'}:{self.bind}:{'granted' if self.granted else 'refused'}"
 
 
-MECHANISMS = ("seccomp", "preload")
+MECHANISMS = ("bpf", "seccomp", "preload")
 """The mechanisms that the table runs against. A new one joins by its name."""
 
 OCCUPIED = 99

@@ -58,7 +58,9 @@ CGROUP2 = "for m in $(grep ' cgroup2 ' /proc/mounts | cut -d' ' -f2); do {}; don
 NO_CGROUP2 = mounts(CGROUP2.format("umount -l $m"))
 READ_ONLY_CGROUP2 = mounts(CGROUP2.format("mount -o remount,bind,ro $m"))
 
-NO_SHIM = mounts('mount -t tmpfs tmpfs "$(dirname "$(find "$(dirname "$PRIVBIND")/.." -name libprivbind.so | head -1)")"')
+NO_SHIM = mounts(
+    'mount -t tmpfs tmpfs "$(dirname "$(find "$(dirname "$PRIVBIND")/.." -name libprivbind.so | head -1)")"'
+)
 
 POLICY = ["--allow=tcp:80"]
 DYNAMIC = "trybind"
@@ -167,7 +169,14 @@ CASES = [
         "preload",
         {"bpf": "bpf(2)", "seccomp": "no seccomp filters"},
     ),
-    Case("no shim, a plain container", [*NO_SHIM, *capabilities(*FEW)], [], DYNAMIC, "ambient", {"preload": "was not built"}),
+    Case(
+        "no shim, a plain container",
+        [*NO_SHIM, *capabilities(*FEW)],
+        [],
+        DYNAMIC,
+        "ambient",
+        {"preload": "was not built"},
+    ),
     Case(
         "no shim, a plain container, a policy",
         [*NO_SHIM, *capabilities(*FEW)],
@@ -189,9 +198,7 @@ def run(host: Host, programs: Path, case: Case) -> Result:
 def test_auto(host: Host, programs: Path, case: Case) -> None:
     """The first in the order bpf, seccomp, preload, ambient that the host offers and that honours the request."""
     found = run(host, programs, case)
-    told = {
-        name: reason for name, reason in re.findall(r"^privbind:(?: passed over:)? +(\w+): (.*)$", found.err, re.MULTILINE)
-    }
+    told = dict(re.findall(r"^privbind:(?: passed over:)? +(\w+): (.*)$", found.err, re.MULTILINE))
     if case.taken is None:
         assert found.status == 125, found
         assert found.out == ""

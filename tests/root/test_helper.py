@@ -146,22 +146,6 @@ def sent(pid: int) -> bool:
     return words[0] not in ("running", "0")
 
 
-def test_a_helper_ends_although_a_daemon_has_lost_the_channel(host: Host, mechanism: str) -> None:
-    """When the last holder of the channel is gone, the helper is, even if a descendant lives on without it."""
-    if mechanism != "preload":
-        pytest.skip("only preload has a channel")
-    code = (
-        "import ctypes, os, subprocess, sys\n"
-        "subprocess.Popen([sys.executable, '-I', '-c', 'import ctypes, sys\\n"
-        "ctypes.CDLL(None).syscall(436, 3, 0xffffffff, 0)\\nprint(1, flush=True)\\nsys.stdin.read()'])\n"
-    )
-    process = host.start(python(code), f"--via={mechanism}", "-v", stdin=-1, stdout=-1, stderr=-1)
-    helper = helper_of(process)
-    assert read_line(process) == "1\n"
-    wait_for(lambda: gone(helper), "the helper's end")
-    process.communicate("")
-
-
 CHILDREN = """
 def children(options):
     try:

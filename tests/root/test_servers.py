@@ -94,7 +94,9 @@ def pythons() -> list[Path]:
 CHILD = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler, port=80)"
 
 
-@pytest.mark.parametrize("how", ["close_fds=True", "close_fds=False", "start_new_session=True", "close_fds=True, env=LIBRARIES"])
+@pytest.mark.parametrize(
+    "how", ["close_fds=True", "close_fds=False", "start_new_session=True", "close_fds=True, env=LIBRARIES"]
+)
 @pytest.mark.parametrize("interpreter", pythons(), ids=lambda path: path.name)
 def test_python_http_server_under_subprocess(
     host: Host, site: Path, mechanism: str, interpreter: Path, how: str
@@ -134,8 +136,8 @@ def test_nginx(host: Host, site: Path, mechanism: str) -> None:
     configuration.write_text(
         f"daemon off; worker_processes 2; pid {site}/pid; error_log stderr;\n"
         "events {}\n"
-        f"http {{ access_log off; client_body_temp_path {site}/b; proxy_temp_path {site}/p; fastcgi_temp_path {site}/f;\n"
-        f"uwsgi_temp_path {site}/u; scgi_temp_path {site}/s;\n"
+        f"http {{ access_log off; client_body_temp_path {site}/b; proxy_temp_path {site}/p;\n"
+        f"fastcgi_temp_path {site}/f; uwsgi_temp_path {site}/u; scgi_temp_path {site}/s;\n"
         f"server {{ listen 80; listen [::]:80; root {site}; }} }}\n"
     )
     argv = [shutil.which("nginx") or "nginx", "-c", str(configuration), "-p", str(site)]
