@@ -18,6 +18,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+_PROGRAMS = {"privbind": "privbind.cli", "privbindctl": "privbind.ctl"}  # each a launcher of its module's start()
+_LAUNCHER = "privbind"  # as launcher/Makefile names it, whatever it starts
 _SHIM = "libprivbind.so"
 _PLACE_IN_PACKAGE = f"privbind/_preload/{_SHIM}"  # where privbind.mechanisms.preload looks
 
@@ -38,7 +40,7 @@ class PrivbindHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         self._made = made = Path(tempfile.mkdtemp(prefix="privbind-build-"))
         editable = version == "editable"
-        source = [str(Path(self.root, "src"))] if editable else []
+        source = str(Path(self.root, "src")) if editable else ""
         try:
             shim = self._compile(made, source)
             build_data["tag"] = f"py3-none-linux_{_architecture()}"
@@ -49,17 +51,19 @@ class PrivbindHook(BuildHookInterface):  # type: ignore[type-arg]
             self.app.display_warning(f"privbind: no shim is built, so preload will not be there: {error}")
             shim = None
             build_data["tag"] = "py3-none-any"
-            self._write_sh_launcher(made / "privbind", source)
+            for name, module in _PROGRAMS.items():
+                self._write_sh_launcher(made / name / _LAUNCHER, source, module)
         self._place_shim(shim, build_data, editable=editable)
-        build_data["shared_scripts"][str(made / "privbind")] = "privbind"
+        for name in _PROGRAMS:
+            build_data["shared_scripts"][str(made / name / _LAUNCHER)] = name
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Remove what was built; hatchling calls it when the wheel is there."""
         if self._made is not None:
             shutil.rmtree(self._made)
 
-    def _compile(self, out: Path, source: list[str]) -> Path:
-        """Build both parts into ``out`` and return the shim. Raises CannotCompileError."""
+    def _compile(self, out: Path, source: str) -> Path:
+        """Build the shim and the launchers into ``out`` and return the shim. Raises CannotCompileError."""
         make = shutil.which("make")
         if make is None:
             raise CannotCompileError("make is missing")
@@ -67,8 +71,9 @@ class PrivbindHook(BuildHookInterface):  # type: ignore[type-arg]
             raise CannotCompileError(f"the C compiler {_compiler()[0]} is missing")
         self._run(make, "-C", "preload", "all", f"OUT={out}")
         python = shlex.quote(sys.executable).replace("$", "$$")  # it becomes part of a recipe
-        variables = [f"OUT={out}", f"BUILD_PYTHON={python}", *(f"SOURCE={place}" for place in source)]
-        self._run(make, "-C", "launcher", "all", *variables)
+        variables = [f"BUILD_PYTHON={python}", f"SOURCE={source}"]
+        for name, module in _PROGRAMS.items():
+            self._run(make, "-C", "launcher", "all", f"OUT={out / name}", f"MODULE={module}", *variables)
         return out / _SHIM
 
     def _run(self, *command: str) -> None:
@@ -80,8 +85,9 @@ class PrivbindHook(BuildHookInterface):  # type: ignore[type-arg]
         if done.returncode:
             raise CannotCompileError(f"{shlex.join(command)} failed:\n{done.stdout}")
 
-    def _write_sh_launcher(self, path: Path, source: list[str]) -> None:
-        embed = [sys.executable, str(Path(self.root, "launcher", "embed.py")), "sh", *source]
+    def _write_sh_launcher(self, path: Path, source: str, module: str) -> None:
+        embed = [sys.executable, str(Path(self.root, "launcher", "embed.py")), "sh", source, module]
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(subprocess.run(embed, stdout=subprocess.PIPE, check=True).stdout)
         path.chmod(0o755)
 

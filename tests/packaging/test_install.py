@@ -42,6 +42,7 @@ def test_each_install_runs_a_command_that_binds(install: Install) -> None:
 def test_each_install_says_its_version(install: Install) -> None:
     """The package is found from wherever the command is installed."""
     assert run(install.command, "--version") == f"privbind {__version__}\n"
+    assert run(install.command.resolve().with_name("privbindctl"), "--version") == f"privbindctl {__version__}\n"
 
 
 def test_the_wheel_serves_every_python_on_this_architecture(wheel: Path) -> None:
