@@ -91,6 +91,7 @@ class Tree:
         self.write(f"{name}/cgroup.procs", "0")
 
     def remove(self) -> None:
+        cgroup.sweep(self.fd)  # what a test that failed has left
         os.close(self.fd)
         for path in reversed(self._made):
             os.rmdir(path, dir_fd=self._own.fd)
