@@ -78,9 +78,7 @@ def load_time() -> None:
             longest = max(len(code) // 8 for code in codes.values())
             measure.say(f"bpf: compile {shown}, in ms", min(compiling) / 1e6, "", "", unit="ms")
             target = "target: at most 100" if size == max(SIZES) else ""
-            measure.say(
-                f"bpf: load {shown}, in ms", min(loading) / 1e6, f"{longest} instructions", target, unit="ms"
-            )
+            measure.say(f"bpf: load {shown}, in ms", min(loading) / 1e6, f"{longest} instructions", target, unit="ms")
     for fd in maps.values():
         os.close(fd)
 
