@@ -142,9 +142,9 @@ def _offer(name: str, port_start: int | None, shim: Shim, cgroups: Cgroups) -> O
         if missing:
             # Of ambient it is known without trying that it takes neither.
             narrower = False if name == "ambient" else None
-            return Offer(name, None, narrower, narrower, f"this user lacks {' and '.join(missing)}", "run as root")
+            return Offer(name, None, narrower, narrower, f"this user lacks {_all_of(missing)}", "run as root")
     if missing:
-        return Offer(name, False, False, False, f"{' and '.join(missing)} missing", "add what is missing")
+        return Offer(name, False, False, False, f"{_all_of(missing)} missing", "add what is missing")
     if name == preload.NAME and shim.loads is False:
         return Offer(name, False, False, False, *_refused_shim(shim))
     return _ask(name, port_start)
@@ -223,6 +223,11 @@ def _certain(name: str, shim: Shim, cgroups: Cgroups) -> str:
         except OSError:
             return "the kernel has no SO_NETNS_COOKIE"
     return ""
+
+
+def _all_of(names: list[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _administers() -> bool:

@@ -44,7 +44,7 @@ class LiveGrant:
     or a process. ``guess``: that it is privbind's is not known.
     """
 
-    mechanism: str
+    mechanism: str | None
     place: str
     guess: bool = False
     user: str | None = None
@@ -167,7 +167,7 @@ def _of_helpers(unseen: list[str]) -> Iterator[LiveGrant]:
         except PermissionError:
             hidden += 1
             held = int(status.get("CapPrm", "0"), 16)
-            yield LiveGrant(mechanism="seccomp" if held & _TRACE else "preload" if held else "helper", place=place)
+            yield LiveGrant(mechanism="seccomp" if held & _TRACE else "preload" if held else None, place=place)
         except (FileNotFoundError, ProcessLookupError):
             continue
         except (OSError, ValueError) as error:

@@ -207,7 +207,7 @@ def _row(grant: LiveGrant, now: int, short: bool) -> tuple[str, ...]:
     ended = grant.pid is None and grant.command is not None
     return (
         "-" if ended else _or(grant.pid, _UNKNOWN),
-        grant.mechanism + ("?" if grant.guess else ""),
+        _or(grant.mechanism, _UNKNOWN) + ("?" if grant.guess else ""),
         _or(grant.user, _UNKNOWN),
         _or(grant.granted, counted),
         _or(grant.refused, counted),

@@ -1,0 +1,137 @@
+"""Completion in bash and zsh: it loads, and offers what there is."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from privbind import ctl, usage
+from privbind.mechanisms import ORDER
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "completions"
+HELPS = {"privbind": usage.HELP, "privbindctl": ctl.HELP}
+ASK = r"""
+. "$1"
+COMP_LINE=$2 COMP_POINT=${#2}
+# As readline splits it: colons and equals signs are words of their own.
+read -ra COMP_WORDS <<<"$(sed -E 's/([=:])/ \1 /g' <<<"$2")"
+[[ $2 == *' ' ]] && COMP_WORDS+=('')
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+"_$3"
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+def options(text: str) -> set[str]:
+    """Those that a help shows."""
+    shown = [line for line in text.splitlines() if re.match(r" {2,6}-", line)]
+    assert shown
+    return {
+        word
+        for line in shown
+        for word in re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", line.split("  ", 3)[1] or line[:26])
+    }
+
+
+def bash(line: str) -> set[str]:
+    """What bash offers at the end of a line."""
+    command = line.split()[0]
+    argv = ["bash", "--norc", "-c", ASK, "bash", FOLDER / f"{command}.bash", line, command]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_bash_knows_all_options(command: str) -> None:
+    """Those of --help, no others."""
+    assert bash(f"{command} -") == options(HELPS[command])
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_zsh_knows_all_options(command: str) -> None:
+    """Read from the file itself, so that it is looked at without zsh, too."""
+    parts = (FOLDER / "_privbind").read_text().partition("privbindctl)\n")[2].partition(";;\n")
+    text = parts[0] if command == "privbindctl" else parts[2]
+    told = re.sub(r"\[[^]]*\]|\(-[^)]*\)", "", text.partition("_arguments -S")[2])
+    found = set(re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)", told)) - {"-s", "-A", "-g", "-e"}
+    assert found | ({"-g"} if command == "privbind" else set()) == options(HELPS[command])
+
+
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("privbind -u nobod", {"nobody"}),
+        ("privbind -Gunobody -u nobod", {"nobody"}),
+        ("privbind -Gu nobod", {"nobody"}),
+        ("privbind --user=nobod", {"nobody"}),
+        ("privbind -g nogrou", {"nogroup"}),
+        ("privbind --via ", {"auto", *ORDER}),
+        ("privbind --via=", {"auto", *ORDER}),
+        ("privbind -a ", {"tcp:", "udp:", "any"}),
+        ("privbind -a 80,tc", {"80,tcp:"}),
+        ("privbind -r an", {"any"}),
+        ("privbind -u nobody --via bpf -a tcp:80 -- bas", {"bash"}),
+        ("privbind -u nobody -a tcp:80 --dry-run bas", {"bash"}),
+        ("privbind -u nobody cat /etc/passw", {"/etc/passwd"}),
+        ("privbindctl ", {"doctor", "ls"}),
+        ("privbindctl doctor --j", {"--json"}),
+    ],
+)
+def test_bash_offers_what_fits(line: str, some: set[str]) -> None:
+    """Users, groups, mechanisms, rules, then the command and its arguments."""
+    assert some <= bash(line)
+
+
+def test_bash_offers_no_options_for_the_command() -> None:
+    """They are its own."""
+    assert not bash("privbind -u nobody cat --dry")
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("privbind --via se", "privbind --via seccomp"),
+        ("privbind --dry", "privbind --dry-run"),
+        ("privbind -u nobod", "privbind -u nobody"),
+        ("privbindctl doc", "privbindctl doctor"),
+        ("privbindctl ls --js", "privbindctl ls --json"),
+    ],
+)
+def test_zsh_completes(tmp_path: Path, typed: str, completed: str) -> None:
+    """In a terminal, as typed."""
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("not installed: zsh")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environment = {"PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+        os.execve(zsh, [zsh, "-f", "-i"], environment)
+    try:
+        set_up = f"fpath=({FOLDER} $fpath); autoload -Uz compinit && compinit -u -D; bindkey -e; echo rea''dy"
+        os.write(terminal, f"{set_up}\n".encode())
+        read_until(terminal, "ready")
+        os.write(terminal, f"{typed}\t\x01echo 'do'ne \n".encode())
+        assert f"done {completed}" in read_until(terminal, f"done {typed.split()[0]}[^\n]*\n")
+    finally:
+        os.kill(pid, 9)
+        os.close(terminal)
+        os.waitpid(pid, 0)
+
+
+def read_until(terminal: int, pattern: str) -> str:
+    """What a terminal shows until there is a match."""
+    shown = ""
+    end = time.monotonic() + 30
+    while not re.search(pattern, shown):
+        assert select.select([terminal], [], [], max(0, end - time.monotonic()))[0], shown
+        shown += os.read(terminal, 4096).decode("utf-8", "replace").replace("\r", "")
+    return shown
