@@ -20,6 +20,10 @@ static atomic_bool search_failed;
 
 static _Atomic int spare = -1;
 
+// How often a number was remembered: a look through all numbers can miss a channel that another
+// thread moves meanwhile, and then looks again.
+static atomic_uint changes;
+
 enum {
     USUAL_NUMBERS = 1024, // the channel is kept below this while there is room
     FIRST_NUMBER = 3,     // never in the place of standard input, output or error
@@ -29,15 +33,14 @@ enum {
 static void remember(int fd)
 {
     atomic_fetch_or(&candidates[fd / 64], UINT64_C(1) << (fd % 64));
+    atomic_fetch_add(&changes, 1);
 }
 
 bool channel_matches(int fd)
 {
     uint64_t wanted = atomic_load_explicit(&channel_cookie, memory_order_relaxed);
-    uint64_t cookie = 0;
-    unsigned length = sizeof cookie;
-    return wanted != 0 && sys_getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 &&
-           cookie == wanted;
+    uint64_t cookie;
+    return wanted != 0 && sys_cookie(fd, &cookie) == 0 && cookie == wanted;
 }
 
 static struct sys_limit descriptor_limit(void)
@@ -150,12 +153,18 @@ int channel_within(unsigned first, unsigned last)
 
 int channel_find(void)
 {
-    int found = channel_within(0, CHANNEL_NUMBERS - 1);
-    if (found >= 0 || !channel_known() || atomic_load(&search_failed))
-        return found;
-    found = search();
-    if (found < 0)
-        atomic_store(&search_failed, true);
+    unsigned before;
+    do {
+        before = atomic_load(&changes);
+        int found = channel_within(0, CHANNEL_NUMBERS - 1);
+        if (found >= 0)
+            return found;
+    } while (atomic_load(&changes) != before);
+    if (!channel_known() || atomic_exchange(&search_failed, true))
+        return -1;
+    int found = search();
+    if (found >= 0)
+        atomic_store(&search_failed, false);
     return found;
 }
 

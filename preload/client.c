@@ -9,7 +9,7 @@
 enum {
     REQUEST_HEADER = 8,
     MAX_ERRNO = 4095,    // linux/err.h: no system call gives more
-    MOVES = 8,           // of the channel, during one bind, by other threads
+    MOVES = 100,         // of the channel, during one bind, by other threads
     FULL_RETRIES = 2000, // with FULL_WAIT_NS: two seconds
     FULL_WAIT_NS = 1000000
 };
@@ -46,12 +46,14 @@ static int borrow_channel(bool *owned)
         if (channel < 0)
             return -1;
         int copy = sys_fcntl(channel, F_DUPFD_CLOEXEC, 0);
-        if (copy < 0)
+        if (copy == -EMFILE)
             return channel;
+        if (copy < 0)
+            continue;
         *owned = true;
         if (channel_matches(copy))
             return copy;
-        sys_close(copy); // moved away in between: it has another number now
+        sys_close(copy);
     }
     return -1;
 }

@@ -29,9 +29,10 @@ int guard_close_range(unsigned first, unsigned last, int flags)
     // Flags count once, whatever parts the range falls into: an empty range unshares the table, and
     // reports flags that the kernel does not know. (unshare(2) may be forbidden where close_range
     // is not.)
+    // An empty range: unshares the whole table before parts of it are closed (later that has no
+    // effect), and reports flags that the kernel does not know even if the channel is all there is.
     if (next.close_range(~0U, ~0U, flags) < 0)
         return -1;
-    flags &= ~(int)CLOSE_RANGE_UNSHARE;
     for (; channel >= 0; channel = channel_within(first, last)) {
         if ((unsigned)channel > first && next.close_range(first, (unsigned)channel - 1, flags) < 0)
             return -1;

@@ -128,6 +128,22 @@ static inline int sys_getsockopt(int fd, int level, int option, void *value, uns
     return (int)sys_call(SYS_getsockopt, fd, level, option, (long)value, (long)length);
 }
 
+// The socket's cookie: no two sockets ever have the same.
+static inline int sys_cookie(int fd, uint64_t *cookie)
+{
+#ifdef PRIVBIND_COOKIE_BY_INODE
+    // For tests under qemu's user emulation, which refuses SO_COOKIE. st_ino is the second word on
+    // both CPUs.
+    uint64_t status[32];
+    int result = (int)sys_call(SYS_fstat, fd, (long)status, 0, 0, 0);
+    *cookie = status[1];
+    return result;
+#else
+    unsigned length = sizeof *cookie;
+    return sys_getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &length);
+#endif
+}
+
 static inline long sys_sendmsg(int fd, const struct msghdr *message, int flags)
 {
     return sys_call(SYS_sendmsg, fd, (long)message, flags, 0, 0);

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: MIT
-// serve SHIM|- PROGRAM [ARG]...: runs PROGRAM with the shim (`-`: without, the negative control)
+// grant SHIM|- PROGRAM [ARG]...: runs PROGRAM with the shim (`-`: without, the negative control)
 // and a helper that binds whatever it is asked, in a network namespace of its own. PROGRAM cannot
 // bind reserved ports itself. Needs root or user namespaces. This is for the shim's own tests: it
 // has no policy.
 #define _GNU_SOURCE
 #include "../client.h"
+#include "../sys.h"
 
 #include <err.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,14 +18,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-#ifndef SO_COOKIE
-#define SO_COOKIE 57
-#endif
 
 static void write_file(const char *path, const char *text)
 {
@@ -125,7 +116,7 @@ static int move_up(int fd)
 int main(int argc, char **argv)
 {
     if (argc < 3)
-        errx(1, "usage: serve SHIM|- PROGRAM [ARG]...");
+        errx(1, "usage: grant SHIM|- PROGRAM [ARG]...");
     enter_namespaces();
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) < 0)
@@ -147,12 +138,11 @@ int main(int argc, char **argv)
     close(pair[1]);
     int channel = move_up(pair[0]);
     if (strcmp(argv[1], "-") != 0) {
-        unsigned long long cookie;
-        socklen_t length = sizeof cookie;
-        if (getsockopt(channel, SOL_SOCKET, SO_COOKIE, &cookie, &length) < 0)
-            err(1, "SO_COOKIE");
+        uint64_t cookie;
+        if (sys_cookie(channel, &cookie) < 0)
+            errx(1, "the channel has no cookie");
         char value[64];
-        snprintf(value, sizeof value, "%d:%llx", channel, cookie);
+        snprintf(value, sizeof value, "%d:%llx", channel, (unsigned long long)cookie);
         setenv("PRIVBIND_CHANNEL", value, 1);
         setenv("LD_PRELOAD", argv[1], 1);
     }
