@@ -163,28 +163,28 @@ class TestArguments:
     """What bind is called with, as the kernel takes it of the registers."""
 
     @staticmethod
-    def no_memory(address: int, size: int) -> bytes:
+    def no_memory(tid: int, address: int, size: int) -> bytes:
         """What reads memory where none is to be read."""
-        raise AssertionError((address, size))
+        raise AssertionError((tid, address, size))
 
     def test_registers(self) -> None:
         """Descriptor and length are ints of 32 bits, signed; the pointer is as wide as the register."""
         direct = binds.BindCall(binds.X86_64, 49)
         args = (1 << 32 | 7, 0x7FFF_1234_5678, 1 << 32 | 16, 0, 0, 0)
-        assert direct.arguments(args, self.no_memory) == (7, 0x7FFF_1234_5678, 16)
-        assert direct.arguments((0xFFFFFFFF, 0, 0xFFFFFFFF, 0, 0, 0), self.no_memory) == (-1, 0, -1)
+        assert direct.arguments(args, self.no_memory, 5) == (7, 0x7FFF_1234_5678, 16)
+        assert direct.arguments((0xFFFFFFFF, 0, 0xFFFFFFFF, 0, 0, 0), self.no_memory, 5) == (-1, 0, -1)
 
     def test_socketcall(self) -> None:
         """Three words in memory."""
         asked = []
 
-        def read(address: int, size: int) -> bytes:
-            asked.append((address, size))
+        def read(tid: int, address: int, size: int) -> bytes:
+            asked.append((tid, address, size))
             return pack("=3I", 7, 0xFFFF1234, 16)
 
         old = binds.BindCall(binds.I386, 102, socketcall=True)
-        assert old.arguments((2, 0xFFFF0000, 0, 0, 0, 0), read) == (7, 0xFFFF1234, 16)
-        assert asked == [(0xFFFF0000, 12)]
+        assert old.arguments((2, 0xFFFF0000, 0, 0, 0, 0), read, 5) == (7, 0xFFFF1234, 16)
+        assert asked == [(5, 0xFFFF0000, 12)]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ it is to be bound, and says whether to bind it. It also counts, since a limit is
 from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM
+from struct import Struct
 from sys import byteorder
 
 from ..linux.sockets import IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DCCP
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _AF_UNSPEC = 0
 _FAMILIES = frozenset((AF_INET, AF_INET6, _AF_UNSPEC))
+_HEAD = Struct("=HBB")  # struct sockaddr_in and sockaddr_in6: the family, and the port, high byte first
 _MIN_IPV4 = 16  # sizeof(struct sockaddr_in)
 _MIN_IPV6 = 24  # SIN6_LEN_RFC2133: without the scope id
 
@@ -84,8 +86,8 @@ class Judge:
 
     def may_permit(self, address: bytes) -> bool:
         """Whether the grant could cover a bind to this address at all: a quick look, before the socket is known."""
-        family = int.from_bytes(address[:2], byteorder)
-        return family in _FAMILIES and 0 < int.from_bytes(address[2:4], "big") < self._port_start
+        family, high, low = _HEAD.unpack_from(address)
+        return family in _FAMILIES and 0 < high << 8 | low < self._port_start
 
     def permits(self, facts: Facts, address: bytes) -> int:
         """The port to bind when the grant covers this bind; 0 when it is none of ours and the kernel's answer stands.

@@ -117,7 +117,7 @@ class Door:
         """Do what was asked for, where it was granted. Raises whatever a request that makes no sense leads to."""
         tid = request.tid
         call = self._calls[request.arch, request.number]
-        fd, pointer, size = call.arguments(request.args, lambda at, length: self._memory.read(tid, at, length))
+        fd, pointer, size = call.arguments(request.args, self._memory.read, tid)
         if not MIN_ADDRESS <= size <= MAX_ADDRESS:
             return None
         address = self._memory.read(tid, pointer, size)

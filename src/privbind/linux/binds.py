@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    ReadMemory = Callable[[int, int], bytes]
-    """Address and size to the bytes that the process has there; raises OSError."""
+    ReadMemory = Callable[[int, int, int], bytes]
+    """A thread, an address and a size to the bytes that it has there; raises OSError."""
 
 X86_64 = 0xC000003E
 I386 = 0x40000003
@@ -51,15 +51,15 @@ class BindCall:
         """What socketcall's first argument is when it means bind."""
         return _SYS_BIND
 
-    def arguments(self, args: tuple[int, ...], read: ReadMemory) -> tuple[int, int, int]:
+    def arguments(self, args: tuple[int, ...], read: ReadMemory, tid: int) -> tuple[int, int, int]:
         """The descriptor, the address's address and its length, as bind(2) would take them.
 
-        ``args`` are the registers; socketcall has its arguments in memory. Raises OSError when that cannot be read.
+        ``args`` are the registers of a thread; socketcall has its arguments in memory. Raises OSError when that cannot
+        be read.
         """
         if self.socketcall:
-            args = _SOCKETCALL_ARGUMENTS.unpack(read(args[1] & _WORD, _SOCKETCALL_ARGUMENTS.size))
-        fd, pointer, size = args[:3]
-        return _int(fd), pointer, _int(size)
+            args = _SOCKETCALL_ARGUMENTS.unpack(read(tid, args[1] & _WORD, _SOCKETCALL_ARGUMENTS.size))
+        return _int(args[0]), args[1], _int(args[2])
 
 
 def _int(register: int) -> int:

@@ -15,6 +15,7 @@ from ..errors import PrivbindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from mmap import mmap
     from typing import Any
 
@@ -183,29 +184,25 @@ def last_errno() -> int:
     return int(get_errno())
 
 
-class Call:
-    """A system call that is made over and over: what stays the same of it is put together once.
+def prepare(name: str, *args: int | bytearray | None) -> Callable[..., int]:
+    """A system call that is made over and over, with what stays the same of it put together once.
 
-    Each argument is an int, a buffer whose memory is passed (it must keep its size), or None for an int that is
-    given with every call; there are two of those at most.
+    Each argument is an int, a buffer whose memory is passed (it must keep its size), or None for an int that is given
+    to the function that comes back; there are two of those at most. That one returns the call's result, and raises
+    OSError when it is -1. Raises PrivbindError on a machine whose numbers are not known.
     """
+    slots = [_Long(address_of(arg) if isinstance(arg, bytearray) else arg or 0) for arg in args]
+    first, second = ([slot for slot, arg in zip(slots, args, strict=True) if arg is None] + [_Long(), _Long()])[:2]
+    arguments = (_Long(number(name)), *slots)
+    buffers = [arg for arg in args if isinstance(arg, bytearray)]
 
-    __slots__ = ("_arguments", "_buffers", "_first", "_second")
-
-    def __init__(self, name: str, *args: int | bytearray | None) -> None:
-        """Raise PrivbindError on a machine whose numbers are not known."""
-        self._buffers = [arg for arg in args if isinstance(arg, bytearray)]  # their memory is in use
-        slots = [_Long(address_of(arg) if isinstance(arg, bytearray) else arg or 0) for arg in args]
-        given = [slot for slot, arg in zip(slots, args, strict=True) if arg is None]
-        self._first, self._second = (*given, _Long(), _Long())[:2]
-        self._arguments = (_Long(number(name)), *slots)
-
-    def __call__(self, first: int = 0, second: int = 0) -> int:
-        """Make it. Returns its result; raises OSError when that is -1."""
-        self._first.value = first
-        self._second.value = second
-        result: int = _syscall(*self._arguments)
+    def call(one: int = 0, two: int = 0, _in_use: object = buffers) -> int:
+        first.value = one
+        second.value = two
+        result: int = _syscall(*arguments)
         if result == -1:
             error = get_errno()
             raise OSError(error, strerror(error))
         return result
+
+    return call

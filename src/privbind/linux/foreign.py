@@ -12,7 +12,7 @@ from _socket import SOL_SOCKET, socket
 from errno import EFAULT, EMFILE
 from struct import Struct
 
-from .call import Call, address_of, syscall
+from .call import address_of, prepare, syscall
 from .sockets import SO_COOKIE, SO_DOMAIN, SO_LINGER, SO_NETNS_COOKIE, SO_REUSEPORT, close_now, option_u64
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ class Memory:
         self._buffer = bytearray(max_size)
         self._vectors = bytearray(_VECTORS.size)
         ours = address_of(self._vectors)
-        self._read = Call("process_vm_readv", None, ours, 1, ours + _VECTORS.size // 2, 1, 0)
+        self._read = prepare("process_vm_readv", None, ours, 1, ours + _VECTORS.size // 2, 1, 0)
         self._base = address_of(self._buffer)
 
     def read(self, tid: int, address: int, size: int) -> bytes:
@@ -58,8 +58,8 @@ class Descriptors:
         self._leader_of = leader_of
         self._flags = 0 if leader_of else _PIDFD_THREAD
         self._known: dict[int, int] = {}
-        self._open = Call("pidfd_open", None, self._flags)
-        self._get = Call("pidfd_getfd", None, None, 0)
+        self._open = prepare("pidfd_open", None, self._flags)
+        self._get = prepare("pidfd_getfd", None, None, 0)
 
     def fetch(self, tid: int, fd: int) -> int:
         """A duplicate of a thread's descriptor, close-on-exec. Raises OSError."""
@@ -96,7 +96,7 @@ class Binder:
     def __init__(self, max_size: int) -> None:
         """``max_size``: bytes of an address, at most."""
         self._address = bytearray(max_size)
-        self._bind = Call("bind", None, self._address, None)
+        self._bind = prepare("bind", None, self._address, None)
 
     def bind(self, fd: int, address: bytes) -> None:
         """Bind to an address, to the byte. Raises OSError."""

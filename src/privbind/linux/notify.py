@@ -11,7 +11,7 @@ from mmap import PAGESIZE, mmap
 from select import POLLIN, poll
 from struct import Struct
 
-from .call import Call, address_of, syscall
+from .call import address_of, prepare, syscall
 
 RECEIVE = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV, 5.0
 SEND = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND, 5.0
@@ -75,9 +75,9 @@ class Listener:
         self._page = page
         self._id = 0
         base = address_of(page)
-        self._receive = Call("ioctl", fd, RECEIVE, base)
-        self._send = Call("ioctl", fd, SEND, base + _RESPONSE_AT)
-        self._id_valid = Call("ioctl", fd, ID_VALID, base)
+        self._receive = prepare("ioctl", fd, RECEIVE, base)
+        self._send = prepare("ioctl", fd, SEND, base + _RESPONSE_AT)
+        self._id_valid = prepare("ioctl", fd, ID_VALID, base)
         self._events = poll()
         self._events.register(fd, POLLIN)
 
@@ -110,15 +110,14 @@ class Listener:
 
     def answer(self, error: int) -> bool:
         """End the system call with an errno, 0 for success. False when nobody waits for it any more."""
-        return self._respond(0, -error, 0)
+        # The id last: with it the answer is whole, and a successor may send it.
+        _RESULT.pack_into(self._page, _RESULT_AT, 0, -error, 0)
+        _ID.pack_into(self._page, _RESPONSE_AT, self._id)
+        return self._sent()
 
     def go_on(self) -> bool:
         """Have the kernel do the system call as if nobody had been asked. False when nobody waits any more."""
-        return self._respond(0, 0, _CONTINUE)
-
-    def _respond(self, value: int, error: int, flags: int) -> bool:
-        # The id last: with it the answer is whole, and a successor may send it.
-        _RESULT.pack_into(self._page, _RESULT_AT, value, error, flags)
+        _RESULT.pack_into(self._page, _RESULT_AT, 0, 0, _CONTINUE)
         _ID.pack_into(self._page, _RESPONSE_AT, self._id)
         return self._sent()
 
