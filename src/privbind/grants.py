@@ -18,7 +18,7 @@ from .linux import bpf, capabilities, hierarchy, procfs
 from .linux.cgroup import PREFIX, CgroupError
 from .linux.memory import link_of
 from .mechanisms.bpf import published
-from .policy import MAX_RULES, Policy
+from .policy import MAX_ID, MAX_RULES, Policy, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _HELPER = "privbind-helper"
 _MAX_LEDGER = ledger.COUNTERS.size + 64 * MAX_RULES + (1 << 16)  # bytes; a rule is shorter than 64
 _BIND = 1 << capabilities.CAP_NET_BIND_SERVICE
 _TRACE = 1 << capabilities.CAP_SYS_PTRACE
+_LATEST = 1 << 40  # a time that can still be shown
 _SLACK_S = 2  # between two clocks that count in whole seconds
 _SECCOMP_FILTER = "2"  # of Seccomp: in proc_pid_status(5)
 
@@ -90,26 +91,30 @@ def from_record(said: list[tuple[str, bytes]], counters: tuple[int, int, int], p
     values = {name: value.decode("utf-8", "backslashreplace") for name, value in said}
     granted, refused, bound = counters
     try:
-        limit = int(values["limit"])
+        limit = _number(values["limit"])
         grant = LiveGrant(
             mechanism=values["mechanism"],
             place=place,
             user=values["user"],
-            uid=int(values["uid"]),
-            gid=int(values["gid"]),
+            uid=_number(values["uid"]),
+            gid=_number(values["gid"]),
             rules=() if values["rules"] == _ANY else tuple(values["rules"].split(",")),
             limit=limit,
             left=max(limit - bound, 0) if limit else None,
             reuse_ports=tuple(filter(None, values["reuse"].split(","))),
             granted=granted,
             refused=refused,
-            since=int(values["started"]),
+            since=_number(values["started"], _LATEST),
             command=tuple(value for name, value in said if name == "argument"),
-            cut=int(values.get("cut", "0")),
+            cut=_number(values.get("cut", "0")),
         )
-        return grant, int(values["pid"])
+        return grant, _number(values["pid"])
     except KeyError as error:
         raise ValueError(f"the record lacks {error}") from None
+
+
+def _number(text: str, highest: int = MAX_ID) -> int:
+    return number(text, 0, highest, "the number")
 
 
 def _on_cgroups(unseen: list[str]) -> Iterator[LiveGrant]:
@@ -119,7 +124,7 @@ def _on_cgroups(unseen: list[str]) -> Iterator[LiveGrant]:
         for path, fd in hierarchy.launches():
             try:
                 found = [
-                    grant for number in bpf.query(fd, published.HOOK)[1] if (grant := _published(number, path, fd))
+                    grant for program in bpf.query(fd, published.HOOK)[1] if (grant := _published(program, path, fd))
                 ]
             except PermissionError:
                 hidden += 1
@@ -140,16 +145,16 @@ def _published(program: int, path: str, fd: int) -> LiveGrant | None:
     found = published.of_program(program)
     if found is None:
         return None
-    grant, number = from_record(*found, path)
-    return replace(grant, pid=_main(grant, number, hierarchy.members(fd)))
+    grant, pid = from_record(*found, path)
+    return replace(grant, pid=_main(grant, pid, hierarchy.members(fd)))
 
 
 def _by_name(path: str, fd: int) -> LiveGrant:
     """What the cgroup of a launch says without its programs: its name is privbind.PID.N."""
     grant = LiveGrant(mechanism="bpf", place=path)
     try:
-        number = int(path.rpartition("/")[2].removeprefix(PREFIX).split(".")[0])
-        pid = _main(grant, number, hierarchy.members(fd))
+        named = int(path.rpartition("/")[2].removeprefix(PREFIX).split(".")[0])
+        pid = _main(grant, named, hierarchy.members(fd))
         return grant if pid is None else _of_process(grant, pid)
     except (OSError, ValueError):
         return grant
@@ -187,20 +192,20 @@ def _of_helper(pid: int, place: str) -> LiveGrant | None:
     for fd, target in procfs.descriptors(pid).items():
         if target == link_of(record.NAME):
             counters, text = ledger.parse(procfs.read_descriptor(pid, fd, _MAX_LEDGER))
-            grant, number = from_record(record.decode(text), counters, place)
-            candidates = [number] if len(procfs.own_ids(pid)) == 1 else procfs.processes()
-            return replace(grant, pid=_main(grant, number, candidates, procfs.namespace(pid, "pid")))
+            grant, own = from_record(record.decode(text), counters, place)
+            candidates = [own] if len(procfs.own_ids(pid)) == 1 else procfs.processes()
+            return replace(grant, pid=_main(grant, own, candidates, procfs.namespace(pid, "pid")))
     return None
 
 
-def _main(grant: LiveGrant, number: int, candidates: list[int], namespace: str | None = None) -> int | None:
+def _main(grant: LiveGrant, wanted: int, candidates: list[int], namespace: str | None = None) -> int | None:
     """The process among these that has this id in its own namespace; None when it has ended.
 
     One that is younger than the grant got its id later. ``namespace`` is its pid namespace, where that is known.
     """
     for pid in candidates:
         try:
-            if procfs.own_ids(pid)[-1] != number:
+            if procfs.own_ids(pid)[-1] != wanted:
                 continue
             if namespace is not None and procfs.namespace(pid, "pid") != namespace:
                 continue

@@ -43,7 +43,7 @@ def options(text: str) -> set[str]:
 
 def bash(line: str) -> set[str]:
     """What bash offers at the end of a line."""
-    command = line.split()[0]
+    command = line.split(maxsplit=1)[0]
     argv = ["bash", "--norc", "-c", ASK, "bash", FOLDER / f"{command}.bash", line, command]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -120,7 +120,7 @@ def test_zsh_completes(tmp_path: Path, typed: str, completed: str) -> None:
         os.write(terminal, f"{set_up}\n".encode())
         read_until(terminal, "ready")
         os.write(terminal, f"{typed}\t\x01echo 'do'ne \n".encode())
-        assert f"done {completed}" in read_until(terminal, f"done {typed.split()[0]}[^\n]*\n")
+        assert f"done {completed}" in read_until(terminal, f"done {typed.split(maxsplit=1)[0]}[^\n]*\n")
     finally:
         os.kill(pid, 9)
         os.close(terminal)

@@ -1,0 +1,307 @@
+"""The privbindctl command: its command line, what it makes of what it finds, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privbind import ctl, record
+from privbind.account import Account
+from privbind.doctor import Cgroups, Installed, Offer, Report, Shim
+from privbind.errors import UsageError
+from privbind.grants import Listing, LiveGrant, from_record
+from privbind.helper import ledger
+from privbind.policy import Grant, Policy, parse_ports
+from privbind.report import doctor_text, doctor_values, grants_text, grants_values, printable, reserved_state
+
+SOURCE = Path(__file__).resolve().parent.parent.parent / "src"
+NOW = 1_800_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["ls"], ("ls", False)),
+        (["ls", "--json"], ("ls", True)),
+        (["--json", "doctor"], ("doctor", True)),
+        (["doctor", "--help"], ("help", False)),
+        (["-h", "--nonsense"], ("help", False)),
+        (["--version"], ("version", False)),
+    ],
+)
+def test_command_lines(arguments: list[str], what: tuple[str, bool]) -> None:
+    assert ctl.parse(arguments) == what
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "no command given"),
+        (["list"], "unknown command 'list'"),
+        (["ls", "80"], "takes no argument"),
+        (["ls", "-x"], "unknown option -x"),
+        (["doctor", "--json=1"], "unknown option --json=1"),
+    ],
+)
+def test_bad_command_lines(arguments: list[str], why: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """One line that says what to do, and 125."""
+    with pytest.raises(UsageError, match=why):
+        ctl.parse(arguments)
+    assert ctl.main(arguments) == 125
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("privbindctl: ")
+    assert err.count("\n") == 1
+    assert why in err
+
+
+def test_help_and_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["--help"]) == 0
+    assert capfd.readouterr() == (ctl.HELP, "")
+    assert ctl.main(["--version"]) == 0
+    assert capfd.readouterr().out.startswith("privbindctl 2.")
+
+
+def test_without_anybody_to_write_to(capfd: pytest.CaptureFixture[str]) -> None:
+    """An error of its own, not a trace."""
+    code = f"import sys; sys.path.append({str(SOURCE)!r}); from privbind.ctl import main; sys.exit(main(['--help']))"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-I", "-c", code], stdout=full, stderr=-1, text=True, check=False)
+    assert done.returncode == 125
+    assert done.stderr == "privbindctl: cannot write to standard output: No space left on device\n"
+    capfd.readouterr()
+
+
+REPORT = Report(
+    kernel="6.18.0",
+    machine="x86_64",
+    uid=0,
+    offers=(
+        Offer("bpf", False, False, False, "cgroup v2 is not mounted", "mount it"),
+        Offer("seccomp", True, True, True, "CAP_SYS_ADMIN is missing", "add it", "--no-new-privs"),
+        Offer("preload", None, None, None, "this user lacks everything", "run as root"),
+        Offer("ambient", True, False, False, "wider"),
+    ),
+    port_start=1024,
+    cgroups=Cgroups("hybrid", "/a", True),
+    installed=(Installed("/usr/bin/privbind", True, False, False),),
+    shim=Shim("/lib/x.so", True, True),
+    unseen=("whether preload can be used",),
+)
+
+
+def test_the_doctors_text() -> None:
+    lines = doctor_text(REPORT, None).splitlines()
+    assert lines[3].split() == ["bpf", "no", "no", "no"]
+    assert lines[4] == "  cgroup v2 is not mounted (mount it)"
+    assert lines[5].split() == ["seccomp", "yes", "yes", "yes"]
+    assert lines[6] == "  only with --no-new-privs: CAP_SYS_ADMIN is missing (add it)"
+    assert lines[7].split() == ["preload", "?", "?", "?"]
+    told = {line[:11].strip(): line[11:] for line in lines[lines.index("") + 1 :]}
+    assert told["reserved"] == "ports 1 to 1023"
+    assert told["installed"] == "/usr/bin/privbind is setuid: every user can run commands as any user with it"
+    assert told["shim"] == "/lib/x.so: loads"
+    assert told["not seen"] == "whether preload can be used"
+
+
+@pytest.mark.parametrize("width", [1, 40, 80, 200])
+def test_the_doctors_text_fits(width: int) -> None:
+    """Down to what is too narrow to be read."""
+    assert max(map(len, doctor_text(REPORT, width).splitlines())) <= max(width, 60)
+
+
+@pytest.mark.parametrize(
+    ("start", "state", "says"),
+    [
+        (None, None, "?"),
+        (0, "empty", "every program may bind every port"),
+        (1, "empty", "no port"),
+        (80, "lowered", "ports 1 to 79 (lowered"),
+        (1024, "usual", "ports 1 to 1023"),
+        (9000, "raised", "ports 1 to 8999 (raised"),
+    ],
+)
+def test_reserved_ranges(start: int | None, state: str | None, says: str) -> None:
+    assert reserved_state(start) == state
+    report = replace(REPORT, port_start=start)
+    assert f"reserved   {says}" in doctor_text(report, None) or says in doctor_text(report, None)
+    assert doctor_values(report)["reserved"] == {"below": start, "state": state}
+
+
+def test_the_doctors_json() -> None:
+    """Its keys are documented, and stay."""
+    values = json.loads(json.dumps(doctor_values(REPORT)))
+    assert set(values) == {
+        "privbind", "kernel", "uid", "mechanisms", "reserved", "cgroups", "installed", "shim", "unseen",
+    }  # fmt: skip
+    assert values["mechanisms"][1] == {
+        "name": "seccomp",
+        "usable": True,
+        "policy": True,
+        "limit": True,
+        "reason": "CAP_SYS_ADMIN is missing",
+        "remedy": "add it",
+        "condition": "--no-new-privs",
+    }
+    assert values["mechanisms"][2]["usable"] is None
+    assert values["cgroups"] == {"layout": "hybrid", "own": "/a", "usable": True, "reason": ""}
+
+
+def test_what_the_doctors_status_counts() -> None:
+    """A mechanism that is known to honour a policy; one of which that could not be told is none."""
+    assert REPORT.honours_policy
+    assert not replace(REPORT, offers=REPORT.offers[2:]).honours_policy
+
+
+GRANT = LiveGrant(
+    mechanism="bpf",
+    place="/sys/fs/cgroup/privbind.7.0",
+    user="www-data",
+    uid=33,
+    gid=33,
+    rules=("tcp:80", "tcp:443"),
+    limit=5,
+    left=3,
+    reuse_ports=(),
+    granted=2,
+    refused=1,
+    since=NOW - 60,
+    pid=7,
+    command=(b"./server", b"-v", b"\x1b[2J\n\xff"),
+)
+UNKNOWN = LiveGrant(mechanism=None, place="process 9")
+GUESS = LiveGrant(mechanism="ambient", place="process 8", guess=True, user="u", rules=(), limit=0, since=NOW, pid=8)
+
+
+def cells(grant: LiveGrant) -> list[str]:
+    return grants_text(Listing((grant,), ()), None, NOW).splitlines()[1].split()
+
+
+def test_rows() -> None:
+    """Unknown is a question mark, what there is not a hyphen."""
+    found = cells(GRANT)
+    assert found[:6] == ["7", "bpf", "www-data", "2", "1", "3"]
+    assert found[7:9] == ["tcp:80,tcp:443", "./server"]
+    assert cells(UNKNOWN) == ["?"] * 9
+    assert cells(GUESS)[:6] == ["8", "ambient?", "u", "-", "-", "-"]
+    assert cells(replace(GRANT, pid=None))[0] == "-"
+    assert cells(replace(GRANT, limit=0, left=None))[5] == "-"
+    assert cells(replace(GRANT, rules=()))[7] == "any"
+    assert cells(replace(GRANT, cut=3))[-1] == "…"
+
+
+def test_a_command_does_nothing_to_the_terminal() -> None:
+    """Escapes, line breaks and stray bytes are shown."""
+    text = grants_text(Listing((GRANT,), ()), None, NOW)
+    assert "'\\x1b[2J\\x0a\\xff'" in text
+    assert text.count("\n") == 2
+
+
+@pytest.mark.parametrize("width", [80, 100, 132, 1000])
+def test_the_table_fits(width: int) -> None:
+    """Rules and command share what the others leave."""
+    long = replace(GRANT, pid=4194304, user="a-very-long-user-name", rules=("tcp:80",) * 50, command=(b"x" * 500,))
+    lines = grants_text(Listing((long, GUESS, UNKNOWN), ()), width, NOW).splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) == 4
+
+
+def test_the_lists_json() -> None:
+    values = json.loads(json.dumps(grants_values(Listing((GRANT, UNKNOWN), ("something",)))))
+    first, second = values["grants"]
+    assert values["unseen"] == ["something"]
+    assert first["since"] == "2027-01-15T07:59:00Z"
+    assert first["rules"] == ["tcp:80", "tcp:443"]
+    assert first["command"] == ["./server", "-v", "\x1b[2J\n\\xff"]
+    assert {key for key, value in second.items() if value is not None} == {"place", "guess", "cut"}
+    assert set(first) == set(second)
+
+
+@given(st.text())
+def test_printable_text_is_one_line(text: str) -> None:
+    """For all text: nothing in it moves a terminal, and it can be written."""
+    shown = printable(text)
+    assert shown.isprintable()
+    shown.encode()
+    assert shown == text or not text.isprintable()
+
+
+def request(**more: Any) -> Any:
+    account = Account(33, 33, (), name="www-data")
+    grant = Grant(Policy.parse(["tcp:80,udp:[fd00::/8]:53"]), 3, parse_ports("80"))
+    return SimpleNamespace(**{"argv": [b"x", b"\n"], "account": account, "grant": grant, "port_start": 1024, **more})
+
+
+def said(**more: Any) -> list[tuple[str, bytes]]:
+    return record.decode(record.encode(record.describe(request(**more), "bpf", "2", 77, NOW)))
+
+
+def test_what_a_record_says() -> None:
+    grant, pid = from_record(said(), (4, 5, 2), "here")
+    assert pid == 77
+    assert grant == LiveGrant(
+        mechanism="bpf",
+        place="here",
+        user="www-data",
+        uid=33,
+        gid=33,
+        rules=("tcp:80", "udp:[fd00::/8]:53"),
+        limit=3,
+        left=1,
+        reuse_ports=("80",),
+        granted=4,
+        refused=5,
+        since=NOW,
+        command=(b"x", b"\n"),
+    )
+
+
+def test_what_a_record_of_everything_says() -> None:
+    """No rules: any reserved port. No limit: nothing is left of it."""
+    grant, _ = from_record(said(grant=Grant(Policy(None)), argv=[b"x" * 4096, b"y"]), (0, 0, 0), "here")
+    assert (grant.rules, grant.limit, grant.left, grant.reuse_ports, grant.cut) == ((), 0, None, (), 1)
+
+
+@given(st.binary(max_size=300), st.integers(0, 24))
+def test_any_bytes_are_a_ledger_or_a_value_error(data: bytes, zeros: int) -> None:
+    """For all bytes that a helper may publish: a grant that can be shown, or ValueError, never another error."""
+    try:
+        counters, text = ledger.parse(bytes(zeros) + data)
+        grant, _ = from_record(record.decode(text), counters, "here")
+    except ValueError:
+        return
+    grants_text(Listing((grant,), ()), 80, NOW)
+
+
+@pytest.mark.parametrize(("name", "value"), [("started", b"9" * 19), ("limit", b"-1"), ("uid", b"x"), ("pid", b"")])
+def test_a_record_that_makes_no_sense(name: str, value: bytes) -> None:
+    wrong = [(known, value if known == name else right) for known, right in said()]
+    with pytest.raises(ValueError, match="not a whole number"):
+        from_record(wrong, (0, 0, 0), "here")
+    with pytest.raises(ValueError, match=f"lacks '{name}'"):
+        from_record([line for line in said() if line[0] != name], (0, 0, 0), "here")
+
+
+VALUES = st.one_of(st.integers().map(lambda number: b"%d" % number), st.binary(max_size=20))
+
+
+@given(st.data())
+def test_any_record_is_a_grant_or_a_value_error(data: st.DataObject) -> None:
+    """The same for records of the right form that say anything."""
+    lines = [(name, data.draw(VALUES)) for name, _ in said() if name != data.draw(st.sampled_from(["", "limit"]))]
+    try:
+        grant, _ = from_record(record.decode(record.encode(lines)), (1, 2, 3), "here")
+    except ValueError:
+        return
+    for width in (None, 80):
+        assert printable(grants_text(Listing((grant,), ()), width, NOW).replace("\n", ""))
+    json.dumps(grants_values(Listing((grant,), ())))

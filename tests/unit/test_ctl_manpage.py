@@ -1,0 +1,76 @@
+"""The man page of privbindctl says what `privbindctl --help` says, and tells of every key of the JSON."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from privbind.ctl import HELP
+from privbind.doctor import Cgroups, Installed, Offer, Shim
+from privbind.grants import LiveGrant
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "man/privbindctl.1"
+
+
+def plain(text: str) -> str:
+    """Text without roff's escapes."""
+    return re.sub(r"\\f[A-Z]", "", text).replace("\\-", "-")
+
+
+def section(name: str) -> str:
+    return re.split(r"^\.S[H] .*\n", PAGE.read_text().partition(f".SH {name}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def told(name: str) -> dict[str, str]:
+    """Each tag of a section, and the first paragraph of what is said about it."""
+    found = {}
+    for entry in section(name).split(".TP\n")[1:]:
+        tag, *lines = entry.splitlines()
+        end = next((i for i, line in enumerate(lines) if line.startswith(".")), len(lines))
+        found[plain(tag)] = plain(" ".join(lines[:end]))
+    return found
+
+
+def shown() -> dict[str, str]:
+    """What the help says of each command and option."""
+    lines = [re.fullmatch(r" {2,6}(-h, --help|--?[\w-]+|[a-z]+) {2,}(.+)", line) for line in HELP.splitlines()]
+    return {line[1]: line[2] for line in lines if line}
+
+
+def test_the_page_has_the_commands_and_options_of_the_help_in_the_same_words() -> None:
+    """In the same order, too."""
+    assert list({**told("COMMANDS"), **told("OPTIONS")}.items()) == list(shown().items())
+    assert list(shown()) == ["doctor", "ls", "--json", "-h, --help", "--version"]
+
+
+def test_the_page_has_the_first_sentence_of_the_help() -> None:
+    (sentence,) = (line for line in HELP.splitlines() if line.startswith("Tell "))
+    assert section("DESCRIPTION").splitlines()[0] == sentence
+
+
+def test_the_page_tells_of_every_exit_status() -> None:
+    assert re.findall(r"^\.B (\d+)$", section("EXIT STATUS"), re.MULTILINE) == ["0", "1", "125"]
+    assert "0; 1 doctor" in HELP
+    assert "125 privbindctl" in HELP
+
+
+def test_the_page_tells_of_every_key_of_the_json() -> None:
+    """Each in bold."""
+    bold = set(re.findall(r"[\w.]+", "\n".join(re.findall(r"^\.BR? (.*)$", section("JSON"), re.MULTILINE))))
+    for kind, prefix in ((Offer, ""), (Installed, ""), (LiveGrant, ""), (Cgroups, "cgroups."), (Shim, "shim.")):
+        assert {prefix + field.name for field in fields(kind)} <= bold
+    assert {"privbind", "kernel.release", "uid", "reserved.below", "reserved.state", "unseen", "grants"} <= bold
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")
+def test_the_page_is_set_without_a_warning() -> None:
+    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", PAGE]
+    environment = {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(set_page, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "privbindctl - tell what" in done.stdout
