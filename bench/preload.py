@@ -44,10 +44,11 @@ def bind_latency(programs: Path) -> None:
 def launch(programs: Path) -> None:
     """From exec of the installed command to exec of the command."""
     stamp = str(programs / "stamp")
+    launcher = [measure.privbind(), "-u", "nobody", "--via=preload", "--"]
     ways = {
         "bare": partial(measure.elapsed, [measure.PYTHON, "-I", "-S", "-c", "pass"]),
         "stamp": partial(measure.elapsed_to_stamp, [stamp]),
-        "preload": partial(measure.elapsed_to_stamp, [measure.privbind(), "-u", "nobody", "--via=preload", "--", stamp]),
+        "preload": partial(measure.elapsed_to_stamp, [*launcher, stamp]),
     }
     found = measure.interleaved(ways, 60)
     middle = {name: measure.median(samples) for name, samples in found.items()}

@@ -14,9 +14,8 @@ PARTS = ("preload.py",)
 
 sys.path.insert(0, str(HERE.parent))
 
-from tests.conftest import install  # noqa: E402  # the tests' own way to install a wheel for all users
-
 import measure  # noqa: E402
+from tests.conftest import install  # noqa: E402  # the tests' own way to install a wheel for all users
 
 
 def main() -> None:

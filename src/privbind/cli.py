@@ -53,16 +53,7 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
 
             return _print(HELP if options.help else VERSION_LINE)
         _warn_setuid()
-        request = _request(options, environment)
-        choice = launch.choose(request)
-        for line in launch.warnings(request, choice):
-            _say(f"warning: {line}")
-        if options.verbose or options.dry_run:
-            _tell_plan(request, choice)
-        if options.dry_run:
-            return 0
-        tell = _say if options.verbose else _ignore
-        launch.launch(request, choice, ignored_signals, tell)
+        _launch(options, _request(options, environment), ignored_signals)
     except PrivbindError as error:
         for line in error.lines:
             _say(line)
@@ -71,7 +62,21 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
         return _fail(str(error))
     except OSError as error:
         return _fail(f"unexpected: {strerror(error)}")
-    return _FAILED
+    return 0
+
+
+def _launch(options: Options, request: Request, ignored_signals: int) -> None:
+    """Become the command; return only from a dry run. Raises PrivbindError."""
+    choice = launch.choose(request)
+    for line in launch.warnings(request, choice):
+        _say(f"warning: {line}")
+    if options.verbose or options.dry_run:
+        _tell_plan(request, choice)
+    if not options.dry_run:
+        launch.launch(request, choice, ignored_signals, _say if options.verbose else _ignore)
+    elif options.verbose and choice.mechanism:
+        for line in choice.mechanism.describe(request):
+            _say(line)
 
 
 def _request(options: Options, environment: list[bytes]) -> Request:

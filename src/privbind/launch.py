@@ -36,15 +36,19 @@ class Choice:
         self.passed_over = passed_over
 
 
-def choose(request: Request) -> Choice:
+def choose(request: Request, refused: tuple[UnsupportedError, ...] = ()) -> Choice:
     """The first mechanism that this host offers and that honours the request exactly; or the one asked for.
 
-    Raises UnsupportedError when the one asked for does not fit, NoMechanismError when none does.
+    ``refused`` are refusals known already, whose mechanisms are not asked again. Raises UnsupportedError when the one
+    asked for does not fit, NoMechanismError when none does.
     """
     if not needs_mechanism(request):
         return Choice("none", None, [])
-    passed_over = []
+    passed_over = [*refused]
+    known = {refusal.mechanism for refusal in refused}
     for name in mechanisms.ORDER if request.via == AUTO else (request.via,):
+        if name in known:
+            continue
         try:
             mechanism = mechanisms.load(name)
             mechanism.probe(request)
@@ -89,7 +93,7 @@ def launch(request: Request, choice: Choice, ignored_signals: int, tell: Tell) -
 
     ``ignored_signals`` is the mask (bit 0: signal 1) of what was ignored before Python started.
     """
-    prepared = choice.mechanism.prepare(request) if choice.mechanism else mechanisms.Prepared()
+    choice, prepared = _prepare(request, choice, tell)
     try:
         for note in prepared.notes:
             tell(f"{choice.name}: {note}")
@@ -107,6 +111,20 @@ def launch(request: Request, choice: Choice, ignored_signals: int, tell: Tell) -
     except BaseException:
         prepared.cancel()
         raise
+
+
+def _prepare(request: Request, choice: Choice, tell: Tell) -> tuple[Choice, mechanisms.Prepared]:
+    """Prepare the choice; under auto, the next one where only preparing shows that it does not fit."""
+    while choice.mechanism:
+        try:
+            return choice, choice.mechanism.prepare(request)
+        except UnsupportedError as error:
+            if request.via != AUTO:
+                raise
+            choice = choose(request, (*choice.passed_over, error))
+            tell(f"passed over: {error}")
+            tell(f"mechanism: {choice.name} (the next that fits)")
+    return choice, mechanisms.Prepared()
 
 
 def _execute(request: Request, environment: list[bytes]) -> None:

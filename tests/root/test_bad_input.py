@@ -269,6 +269,20 @@ def test_dry_run_starts_nothing(host: Host) -> None:
     assert [line.split(": ")[1] for line in found.err.splitlines()][:3] == ["account", "grant", "mechanism"]
 
 
+@pytest.mark.parametrize(
+    ("mechanism", "words"),
+    [
+        ("bpf", "# tcp:127.0.0.1:80"),
+        ("seccomp", "on bind(2) alone"),
+        ("preload", "LD_PRELOAD="),
+    ],
+)
+def test_dry_run_shows_how(host: Host, mechanism: str, words: str) -> None:
+    """With -v also what would be loaded: for bpf the programs, with the rules beside their instructions."""
+    command = host.command(["true"], f"--via={mechanism}", "--allow=tcp:127.0.0.1:80", "--dry-run", "-v")
+    assert words in host.run(command).ok().err
+
+
 def test_help_and_version(host: Host) -> None:
     """On standard output, with exit status 0, without privilege."""
     found = host.plain([host.privbind, "--help"]).ok()

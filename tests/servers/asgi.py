@@ -2,7 +2,7 @@
 """One page, for uvicorn."""
 
 
-async def application(scope, receive, send):
+async def application(scope, _receive, send) -> None:
     """Answer every request."""
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -2,7 +2,7 @@
 """One page, for gunicorn."""
 
 
-def application(environ, start_response):
+def application(_environ, start_response):
     """Answer every request."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"hello\n"]

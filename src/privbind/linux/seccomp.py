@@ -153,7 +153,7 @@ def confine(code: list[bytes]) -> None:
 def check_confine() -> None:
     """Raise OSError where `confine` is not possible; changes nothing.
 
-    The kernel reads the filter before it asks who may install one, so with none given EFAULT means that all else is there.
+    The kernel reads the filter before it asks who may install one, so with none given EFAULT means that one could.
     """
     try:
         syscall("seccomp", _SET_MODE_FILTER, 0, 0)

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""How the kernel is made to honour a grant: one module a mechanism, each with the same two functions.
+"""How the kernel is made to honour a grant: one module a mechanism, each with the same functions.
 
 ``probe(request)`` raises UnsupportedError when this host does not offer the mechanism or when it could not honour
 the request exactly; it finds out by doing and changes nothing that is seen outside. ``prepare(request)`` returns a
-`Prepared`; it may fail freely, and then it leaves the host as it was.
+`Prepared`; it may fail freely, and then it leaves the host as it was. ``describe(request)`` shows what it would do.
 """
 
 from __future__ import annotations
-
-from ..errors import UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,14 +20,15 @@ if TYPE_CHECKING:
         def probe(self, request: Request) -> None:
             """Raise UnsupportedError when this mechanism cannot honour the request exactly."""
 
+        def describe(self, request: Request) -> list[str]:
+            """What ``--dry-run -v`` shows of how the request would be honoured, a line each."""
+
         def prepare(self, request: Request) -> Prepared:
             """Make ready, as root; raise PrivbindError and leave nothing behind when that fails."""
 
 
 ORDER = ("bpf", "seccomp", "preload", "ambient")
 """All mechanisms, in the order in which auto tries them."""
-
-_BUILT = ("bpf", "seccomp", "preload", "ambient")
 
 
 class Prepared:
@@ -56,8 +55,6 @@ class Prepared:
 
 
 def load(name: str) -> Mechanism:
-    """Import a mechanism. Raises UnsupportedError for one that this version does not have."""
-    if name not in _BUILT:
-        raise UnsupportedError(name, "this version of privbind does not have it")
+    """Import one of the mechanisms in ORDER: only the one that a launch uses is loaded."""
     module: Mechanism = __import__(name, globals(), None, ("probe", "prepare"), 1)
     return module

@@ -8,11 +8,10 @@ this user namespace, for as long as they live.
 
 from __future__ import annotations
 
-from ..account import missing_capabilities
 from ..errors import PrivbindError, UnsupportedError, strerror
-from ..linux import capabilities, prctl, sockets
+from ..linux import capabilities, prctl
 from ..linux.capabilities import CAP_NET_BIND_SERVICE
-from . import Prepared
+from . import Prepared, needs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,20 +33,22 @@ def probe(request: Request) -> None:
     if program.gains and not request.no_new_privileges:
         image = program.image.decode("utf-8", "backslashreplace")
         raise _refusal(f"'{image}': {program.gains}, and executing it clears ambient capabilities")
-    if missing_capabilities((CAP_NET_BIND_SERVICE,)) or not prctl.in_bounding_set(CAP_NET_BIND_SERVICE):
-        raise _refusal("CAP_NET_BIND_SERVICE is missing", "run as root, or add that capability")
+    needs.capabilities(NAME, (CAP_NET_BIND_SERVICE,))
+    if not prctl.in_bounding_set(CAP_NET_BIND_SERVICE):
+        raise _refusal("CAP_NET_BIND_SERVICE is missing in the bounding set")
     if prctl.securebits() & prctl.SECBIT_NO_CAP_AMBIENT_RAISE:
         raise _refusal("the securebits forbid ambient capabilities")
-    question = sockets.bound_probe()
-    try:
-        if not sockets.may_bind_reserved(question, request.port_start - 1):
-            raise _refusal("this network namespace belongs to another user namespace, whose root alone may bind its ports")
-    finally:
-        question.close()
+    needs.bind_privilege(NAME, request)
 
 
-def _refusal(reason: str, remedy: str = "") -> UnsupportedError:
-    return UnsupportedError(NAME, reason, remedy)
+def _refusal(reason: str) -> UnsupportedError:
+    return UnsupportedError(NAME, reason)
+
+
+def describe(request: Request) -> list[str]:
+    """What the command would get."""
+    del request
+    return list(_Ambient.notes)
 
 
 def prepare(request: Request) -> Prepared:
@@ -59,8 +60,8 @@ def prepare(request: Request) -> Prepared:
 class _Ambient(Prepared):
     keep = (CAP_NET_BIND_SERVICE,)
     notes = (
-        "the command holds CAP_NET_BIND_SERVICE itself: it and its children can bind every reserved port, "
-        "which is wider than the other mechanisms",
+        "wider than the other mechanisms: the command and its children hold CAP_NET_BIND_SERVICE themselves",
+        "so they can bind every reserved port",
     )
 
     def seal(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posix
 from fcntl import F_DUPFD, fcntl
 
-from ..account import FileAccess, missing_capabilities
+from ..account import FileAccess
 from ..command import read_elf
 from ..errors import PrivbindError, UnsupportedError, strerror
 from ..helper import channel
@@ -19,7 +19,7 @@ from ..helper.process import Job, start
 from ..linux import process, seccomp, sockets
 from ..linux.call import machine
 from ..linux.capabilities import CAP_NET_BIND_SERVICE
-from . import Prepared
+from . import Prepared, needs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,25 +44,14 @@ def probe(request: Request) -> None:
     """Raise UnsupportedError where there is no shim, where it would not reach the command, or no helper can bind."""
     check_shim(shim_path(request), request)
     _check_reach(request)
-    if missing_capabilities((CAP_NET_BIND_SERVICE,)):
-        raise _refusal("CAP_NET_BIND_SERVICE is missing", "run as root, or add that capability")
-    try:
-        sockets.netns_cookie()
-    except OSError:
-        raise _refusal("the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it") from None
+    needs.capabilities(NAME, (CAP_NET_BIND_SERVICE,))
+    needs.netns_cookie(NAME)
     try:
         seccomp.check_confine()
     except OSError as error:
         reason = f"the helper cannot confine itself with seccomp: {strerror(error)}"
         raise _refusal(reason, "the container's own profile may forbid it") from error
-    question = sockets.bound_probe()
-    try:
-        if not sockets.may_bind_reserved(question, request.port_start - 1):
-            raise _refusal(
-                "this network namespace belongs to another user namespace, whose root alone may bind its ports"
-            )
-    finally:
-        question.close()
+    needs.bind_privilege(NAME, request)
 
 
 def shim_path(request: Request) -> bytes:
@@ -130,6 +119,12 @@ def _check_reach(request: Request) -> None:
 
 def _refusal(reason: str, remedy: str = "") -> UnsupportedError:
     return UnsupportedError(NAME, reason, remedy)
+
+
+def describe(request: Request) -> list[str]:
+    """What would be preloaded, and the entries of the environment that change."""
+    shim = shim_path(request).decode("utf-8", "backslashreplace")
+    return [f"LD_PRELOAD={shim} before what is there, and PRIVBIND_CHANNEL=NUMBER:COOKIE", "a helper with its own uid"]
 
 
 def prepare(request: Request) -> Prepared:

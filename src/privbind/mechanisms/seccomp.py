@@ -10,7 +10,6 @@ from __future__ import annotations
 import posix
 from errno import EACCES, EBUSY, EINVAL, ENOSYS, EPERM
 
-from ..account import missing_capabilities
 from ..errors import PrivbindError, UnsupportedError, strerror
 from ..helper import keeper, notification
 from ..helper.judge import Judge
@@ -19,7 +18,7 @@ from ..helper.process import Job, start
 from ..linux import foreign, notify, prctl, process, seccomp, sockets
 from ..linux.call import address_of
 from ..linux.capabilities import CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE
-from . import Prepared
+from . import Prepared, needs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,17 +45,13 @@ _REASONS = {
 
 def probe(request: Request) -> None:
     """Raise UnsupportedError where no listener can be installed, or where a helper could not act on what it hears."""
-    missing = missing_capabilities(_NEEDED)
-    if missing:
-        raise UnsupportedError(NAME, f"{' and '.join(missing)} is missing", "run as root, or add what is missing")
+    needs.capabilities(NAME, _NEEDED)
+    needs.netns_cookie(NAME)
+    needs.bind_privilege(NAME, request)
     try:
         code = seccomp.notify_binds()
     except PrivbindError as error:
         raise UnsupportedError(NAME, str(error)) from error
-    try:
-        sockets.netns_cookie()
-    except OSError:
-        raise UnsupportedError(NAME, "the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it") from None
     _try_out(code, request)
 
 
@@ -115,6 +110,13 @@ def _blind(what: str, error: OSError) -> UnsupportedError:
     return UnsupportedError(
         NAME, f"cannot read another process's {what}: {strerror(error)}", "kernel.yama.ptrace_scope 3 forbids it"
     )
+
+
+def describe(request: Request) -> list[str]:
+    """What would be installed on the command, and who would answer."""
+    del request
+    size = len(seccomp.notify_binds())
+    return [f"a filter of {size} instructions on bind(2) alone; a helper that answers, and a keeper beside it"]
 
 
 def prepare(request: Request) -> Prepared:

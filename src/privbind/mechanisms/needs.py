@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""What several mechanisms need of this process and this host, each found out by doing."""
+
+from __future__ import annotations
+
+from ..account import missing_capabilities
+from ..errors import UnsupportedError
+from ..linux import sockets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..request import Request
+
+
+def capabilities(mechanism: str, needed: tuple[int, ...]) -> None:
+    """Raise UnsupportedError, naming those of the capabilities that are missing."""
+    missing = missing_capabilities(needed)
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        reason = f"{' and '.join(missing)} {verb} missing"
+        raise UnsupportedError(mechanism, reason, "run as root, or add what is missing")
+
+
+def netns_cookie(mechanism: str) -> None:
+    """Raise UnsupportedError where sockets cannot be told apart by network namespace."""
+    try:
+        sockets.netns_cookie()
+    except OSError:
+        raise UnsupportedError(mechanism, "the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it") from None
+
+
+def bind_privilege(mechanism: str, request: Request) -> None:
+    """Raise UnsupportedError where CAP_NET_BIND_SERVICE counts for nothing: over another owner's network namespace."""
+    question = sockets.bound_probe()
+    try:
+        if sockets.may_bind_reserved(question, request.port_start - 1):
+            return
+    finally:
+        question.close()
+    raise UnsupportedError(
+        mechanism, "this network namespace belongs to another user namespace, whose root alone may bind its ports"
+    )
