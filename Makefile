@@ -45,8 +45,9 @@ test-packaging: $(BIN)/.test wheel ## tests of installing it: pip, pipx, editabl
 	$(BIN)/python -m pytest tests/packaging $(PYTEST)
 
 .PHONY: test-c
-test-c: ## tests of the shim in C: glibc with sanitizers, musl, and aarch64 under qemu
+test-c: ## tests in C of the shim (sanitizers, musl, aarch64 under qemu) and of the launcher
 	$(MAKE) -C preload check check-musl check-aarch64
+	$(MAKE) -C launcher check
 
 .PHONY: bench
 bench: $(BIN)/.test wheel ## ratios against root's own bind, authbind and the bare interpreter (as root)
