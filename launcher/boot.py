@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # What `python3 -I -S -c` runs: finds the package from the launcher's own place and hands over. Nothing is taken from
 # the environment or the working directory. The folders come last, so that no file in them can stand in front of the
-# standard library. The build replaces MODULE and drops comments.
+# standard library. The build replaces MODULE and PACKAGE and drops comments.
 import sys
 
 place = sys.argv[1]
@@ -22,7 +22,7 @@ else:
 try:
     from MODULE import start
 except ModuleNotFoundError as error:
-    if error.name != "privbind":
+    if error.name != "PACKAGE":
         raise
     sys.stderr.write(
         "privbind: the package is not installed for %s near %s; reinstall it with that interpreter\n"

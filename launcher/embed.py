@@ -17,11 +17,9 @@ MODULE = "privbind.cli"
 
 def boot(module: str = MODULE) -> str:
     """boot.py without comments, in its shortest form: it is seen in the process list."""
-    tree = ast.parse((HERE / "boot.py").read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "MODULE":
-            node.module = module
-    return ast.unparse(tree) + "\n"
+    text = (HERE / "boot.py").read_text("utf-8")
+    text = text.replace("MODULE", module).replace("PACKAGE", module.partition(".")[0])
+    return ast.unparse(ast.parse(text)) + "\n"
 
 
 def c_header(module: str = MODULE) -> str:
