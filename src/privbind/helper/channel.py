@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from _socket import AF_UNIX, CMSG_LEN, MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_TRUNC, SCM_RIGHTS, SOL_SOCKET
 from _struct import unpack
-from errno import EACCES
+from errno import EACCES, ECONNRESET, ENOBUFS, ENOMEM
 from select import poll
 
 from ..linux import sockets
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from _socket import socket
 
     from .judge import Judge
+
+_PASSING = (ECONNRESET, ENOBUFS, ENOMEM)
+"""Errors of recvmsg(2) that do not come again at once: the last sender ended with a message unread; memory is short."""
 
 _CONTROL = CMSG_LEN(4 * DESCRIPTORS)
 _REFUSED = reply(EACCES)
@@ -38,8 +41,10 @@ def serve(channel: socket, judge: Judge) -> None:
         try:
             # One byte more than the longest request, so that a longer one shows.
             data, ancillary, flags, _ = channel.recvmsg(MAX_REQUEST + 1, _CONTROL, MSG_CMSG_CLOEXEC)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno in _PASSING:
+                continue
+            return
         if not data and not ancillary:
             # An empty datagram looks like the end, but only at the end has the other side hung up.
             if hang_up.poll(0):
@@ -51,7 +56,7 @@ def serve(channel: socket, judge: Judge) -> None:
             if len(descriptors) == DESCRIPTORS and sockets.is_domain(descriptors[1], AF_UNIX):
                 answer = _answer(data, descriptors[0], judge) if whole else _REFUSED
                 sockets.send_now(descriptors[1], answer)
-        except OSError:
+        except Exception:  # noqa: BLE001, S110  # whatever a request leads to, the next one is served
             pass
         finally:
             for fd in descriptors:
