@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// bindloop ROUNDS PORT: binds a new TCP socket to 127.0.0.1:PORT ROUNDS times and prints the nanoseconds that each
-// bind(2) took, one a line. Only bind is timed, not socket or close.
+// bindloop ROUNDS PORT: binds a new TCP socket to 127.0.0.1:PORT ROUNDS times and prints the
+// nanoseconds that each bind(2) took, one a line. Only bind is timed, not socket or close.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
@@ -21,7 +21,8 @@ int main(int argc, char **argv)
 {
     if (argc != 3)
         return 2;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(argv[2]))};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((unsigned short)atoi(argv[2]))};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     for (int round = atoi(argv[1]); round > 0; --round) {
         int fd = socket(AF_INET, SOCK_STREAM, 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// seccomp_race ATTEMPTS: binds while one thread rewrites the address and another puts other sockets at the
-// descriptor's number. Granted is tcp:80. Prints how many sockets were bound to what: `tcp-80 N`, `unreserved N`,
-// `wrong N` for a reserved port that nobody granted; and `attempts N`.
+// seccomp_race ATTEMPTS: binds while one thread rewrites the address and another puts other sockets
+// at the descriptor's number. Granted is tcp:80. Prints how many sockets were bound to what:
+// `tcp-80 N`, `unreserved N`, `wrong N` for a reserved port that nobody granted; and `attempts N`.
 #include "common.h"
 
 #include <pthread.h>
@@ -77,6 +77,7 @@ int main(int argc, char **argv)
     done = true;
     pthread_join(threads[0], NULL);
     pthread_join(threads[1], NULL);
-    printf("tcp-80 %ld\nunreserved %ld\nwrong %ld\nattempts %ld\n", tcp_80, unreserved, wrong, attempts);
+    printf("tcp-80 %ld\nunreserved %ld\nwrong %ld\nattempts %ld\n", tcp_80, unreserved, wrong,
+           attempts);
     return 0;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// seccomp_signals BINDS PERIOD_US: binds under a timer whose handler has SA_RESTART. Prints the count of each
-// result, and the ticks.
+// seccomp_signals BINDS PERIOD_US: binds under a timer whose handler has SA_RESTART. Prints the
+// count of each result, and the ticks.
 #include "tally.h"
 
 #include <signal.h>
