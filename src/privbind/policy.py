@@ -182,14 +182,13 @@ class Policy(_Value):
         """
         if self.rules is None:
             return True
+        if protocol is None:
+            return False
         address = unmapped(address)
-        return any(
-            protocol is not None
-            and rule.protocol in (None, protocol)
-            and port in rule.ports
-            and rule.matches_address(address)
-            for rule in self.rules
-        )
+        for rule in self.rules:
+            if rule.protocol in (None, protocol) and port in rule.ports and rule.matches_address(address):
+                return True
+        return False
 
     def __str__(self) -> str:
         return "any reserved port" if self.rules is None else ",".join(map(str, self.rules))

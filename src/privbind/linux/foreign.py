@@ -13,7 +13,7 @@ from errno import EFAULT, EMFILE
 from struct import Struct
 
 from .call import address_of, prepare, syscall
-from .sockets import SO_COOKIE, SO_DOMAIN, SO_LINGER, SO_NETNS_COOKIE, SO_REUSEPORT, close_now, option_u64
+from .sockets import SO_COOKIE, SO_LINGER, SO_NETNS_COOKIE, SO_REUSEPORT, close_now, option_u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Binder:
 class Socket:
     """A duplicate of another process's socket: what it is, binding it, and letting go of it."""
 
-    __slots__ = ("_bind", "_buffer", "_sock")
+    __slots__ = ("_sock",)
 
     def __init__(self, fd: int) -> None:
         """Take over the descriptor. Raises OSError for what is no socket; then it is closed."""
@@ -119,9 +119,12 @@ class Socket:
             raise
 
     def describe(self) -> tuple[int, int, int, int]:
-        """Its domain, type, protocol and network namespace cookie. Raises OSError."""
+        """Its domain, type, protocol and network namespace cookie. Raises OSError.
+
+        The domain is what its address is of, which is the same for every socket with ports.
+        """
         sock = self._sock
-        return sock.getsockopt(SOL_SOCKET, SO_DOMAIN), sock.type, sock.proto, option_u64(sock, SO_NETNS_COOKIE)
+        return sock.family, sock.type, sock.proto, option_u64(sock, SO_NETNS_COOKIE)
 
     def cookie(self) -> int:
         """What tells it from all other sockets, past and present. Raises OSError."""
@@ -139,7 +142,7 @@ class Socket:
         """Close the descriptor without waiting, whatever its maker set as SO_LINGER (see `sockets.close_now`)."""
         sock = self._sock
         try:
-            if any(sock.getsockopt(SOL_SOCKET, SO_LINGER, 4)):
+            if sock.getsockopt(SOL_SOCKET, SO_LINGER):  # of its two ints the first, whether it is on
                 close_now(sock.detach())
         except OSError:
             pass
