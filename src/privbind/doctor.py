@@ -326,6 +326,6 @@ def _loads(shim: bytes, program: Program) -> tuple[bool | None, str]:
     if done.returncode == 0 and not said and b"/" + shim.rpartition(b"/")[2] in done.stdout:
         return True, ""
     # glibc goes on without what it cannot load, musl does not.
-    if "LD_PRELOAD" in said or "loading shared library" in said:
+    if any(sign in said for sign in ("LD_PRELOAD", "loading shared library", shim.decode("utf-8", "replace"))):
         return False, said
     return None, f"cannot try it: {said or f'the program ended with {done.returncode}'}"
