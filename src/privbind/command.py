@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import posix
-from stat import S_IMODE, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
-from struct import Struct
+from _stat import S_IMODE, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
+from _struct import Struct
 
 from .account import FileAccess
 from .errors import NotExecutableError, NotFoundError, strerror

@@ -8,7 +8,7 @@ it is to be bound, and says whether to bind it. It also counts, since a limit is
 from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM
-from struct import Struct
+from _struct import Struct
 from sys import byteorder
 
 from ..linux.sockets import IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DCCP

@@ -12,9 +12,9 @@ thing for which a file must be opened, so the helper itself opens none.
 from __future__ import annotations
 
 import posix
+from _struct import Struct
 from errno import ESRCH, ETIMEDOUT
 from select import POLLIN, poll
-from struct import Struct
 
 from ..linux import landlock, sockets
 from ..linux.notify import IOCTLS, Listener

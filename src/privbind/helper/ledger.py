@@ -8,8 +8,8 @@ it through /proc/PID/fd. The counters come first, then the text of the record.
 from __future__ import annotations
 
 import posix
+from _struct import Struct
 from mmap import mmap
-from struct import Struct
 from time import time
 
 from .. import __version__, record

@@ -9,8 +9,8 @@ wrong here, is answered "go on": then the kernel decides with the command's own 
 from __future__ import annotations
 
 from _socket import CMSG_LEN, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET
+from _struct import calcsize, unpack
 from errno import EACCES
-from struct import calcsize, unpack
 
 from ..linux.binds import MAX_ADDRESS, MIN_ADDRESS, calls
 from ..linux.foreign import Binder, Descriptors, Memory, Socket

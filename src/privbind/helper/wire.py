@@ -7,7 +7,7 @@ WireError, never another error.
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 MAGIC = 0x31766270
 MAX_ADDRESS = 128  # sizeof(struct sockaddr_storage): the kernel takes no longer address

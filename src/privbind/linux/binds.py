@@ -7,7 +7,7 @@ arch/arm/tools/syscall.tbl and linux/net.h; architectures from linux/audit.h.
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 from ..errors import PrivbindError
 from .call import machine

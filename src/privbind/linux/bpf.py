@@ -7,8 +7,8 @@ error is an OSError with the kernel's errno; `LoadError` adds the verifier's wor
 
 from __future__ import annotations
 
+from _struct import Struct, pack_into, unpack_from
 from errno import ENOSPC
-from struct import Struct, pack_into, unpack_from
 
 from .call import address_of, syscall
 

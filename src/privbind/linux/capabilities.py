@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 from .call import syscall
 

@@ -9,9 +9,9 @@ the next start, and never one that is about to be used. An error is a `CgroupErr
 from __future__ import annotations
 
 import posix
+from _struct import pack, unpack_from
 from errno import EACCES, EAGAIN, EBUSY, EEXIST, ENOENT, EPERM, EROFS
 from fcntl import LOCK_EX, LOCK_NB, flock, ioctl
-from struct import pack, unpack_from
 
 from .call import machine, syscall
 

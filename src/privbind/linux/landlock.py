@@ -8,7 +8,7 @@ capabilities are.
 from __future__ import annotations
 
 import posix
-from struct import Struct
+from _struct import Struct
 
 from .call import syscall
 

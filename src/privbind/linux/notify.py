@@ -6,10 +6,10 @@ What is read here was written by the kernel, but for the arguments of the system
 
 from __future__ import annotations
 
+from _struct import Struct
 from errno import EINTR, ENOENT, ENOMEM
 from mmap import PAGESIZE, mmap
 from select import POLLIN, poll
-from struct import Struct
 
 from .call import address_of, prepare, syscall
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from _struct import Struct, pack
 from errno import EPERM
-from struct import Struct, pack
 
 from .call import address_of, number, syscall, syscall_raw
 

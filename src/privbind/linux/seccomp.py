@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from _struct import Struct
 from errno import EFAULT, EINVAL, ENOSYS, EPERM
-from struct import Struct
 
 from ..errors import PrivbindError
 from .binds import AARCH64, MAX_ADDRESS, MIN_ADDRESS, X86_64, calls

@@ -15,9 +15,9 @@ from _socket import (
     socket,
     socketpair,
 )
+from _struct import pack, unpack
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from posix import close
-from struct import pack, unpack
 
 from .call import syscall
 

@@ -8,7 +8,7 @@ instructions; what the compiler makes of the longest policy is shorter (a test s
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 _INSTRUCTION = Struct("<BBhI")  # opcode, source << 4 | destination, offset, immediate
 _FARTHEST = 32767

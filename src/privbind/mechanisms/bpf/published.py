@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import posix
-from struct import unpack
+from _struct import unpack
 
 from ... import record
 from ...linux import bpf
