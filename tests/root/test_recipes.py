@@ -1,0 +1,756 @@
+"""The recipes of docs/recipes.md: its code blocks, taken from the page and run where they would be used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from privbind.linux import cgroup
+
+from .conftest import need
+from .harness import PYTHON, Host, Result, gone, kill, python, status_of, wait_for, world_readable_folder
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVERS = ROOT / "tests/servers"
+
+FENCE = re.compile(r"^```(\w+) ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = {name: text for _, name, text in FENCE.findall((ROOT / "docs/recipes.md").read_text())}
+"""The page's code blocks by the name behind their language."""
+
+RUN_HERE = {
+    *("site.service", "site-notify.service", "site.service.d/few.conf", "/etc/sudoers.d/site", "sudo"),
+    *("Dockerfile", "docker-plain", "docker-static", "docker-ambient"),
+    *("gunicorn", "uvicorn", "node", "pm2-runtime", "pm2", "java", "go", "caddy", "dnsmasq"),
+}
+
+WWW_DATA = 33  # Debian's base-passwd
+ALICE = 4711
+NET_BIND_SERVICE = 1 << 10
+
+GET = """
+import sys, urllib.request
+print(urllib.request.urlopen("http://127.0.0.1/" + sys.argv[1], timeout=30).read().decode(), end="")
+"""
+LISTENING = """
+import socket, sys
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[1]))).close()
+except ConnectionRefusedError:
+    raise SystemExit(1)
+"""
+ASK_DNS = """
+import socket, struct
+query = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + b"\\5hello\\4test\\0" + struct.pack("!2H", 1, 1)
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    s.settimeout(30)
+    s.sendto(query, ("127.0.0.1", 53))
+    print(socket.inet_ntoa(s.recv(512)[-4:]))
+with socket.create_connection(("127.0.0.1", 53)) as s:
+    s.sendall(struct.pack("!H", len(query)) + query)
+    print(socket.inet_ntoa(s.recv(514)[-4:]))
+"""
+
+MACHINE = """
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin
+ln -s "/srv/privbind/bin/${PRIVBIND##*/}" /usr/local/sbin/privbind
+mkdir -p /run/privbind-recipes
+mount -t tmpfs -o mode=755 tmpfs /run/privbind-recipes
+cp -p /etc/passwd /etc/group /etc/shadow /run/privbind-recipes
+echo 'alice:x:4711:4711::/nonexistent:/bin/sh' >> /run/privbind-recipes/passwd
+echo 'alice:x:4711:' >> /run/privbind-recipes/group
+echo 'alice:*:19000:0:99999:7:::' >> /run/privbind-recipes/shadow
+for file in passwd group shadow; do mount --bind /run/privbind-recipes/$file /etc/$file; done
+mount -t tmpfs -o mode=755 tmpfs /srv
+mkdir /srv/privbind /srv/site
+mount --bind "${PRIVBIND%/bin/*}" /srv/privbind
+mount --bind "$SITE" /srv/site
+"""
+"""A machine as the page has it: privbind in /usr/local/sbin, a user alice, the server's files in /srv/site."""
+
+
+class Machine(Host):
+    """A network namespace and a mount namespace of a test's own, set up as the page describes."""
+
+    def __init__(self, privbind: Path, site: Path, prepare: str = "") -> None:
+        """``prepare``: shell commands run in the network namespace first."""
+        super().__init__(privbind, prepare)
+        self.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/srv/site/pm2/bin"
+        self._mounts = self.popen(
+            ["unshare", "--mount", "sh", "-ec", f"{MACHINE}\necho ready; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PRIVBIND": str(privbind), "SITE": str(site)},
+        )
+        assert self._mounts.stdout is not None
+        assert self._mounts.stdout.readline() == "ready\n"
+        self.enter = [
+            *("nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self._mounts.pid}/ns/mnt", "--"),
+            *("env", f"PATH={self.path}"),
+        ]
+
+    def close(self) -> None:
+        """End everything in the network namespace, daemons and the processes of containers included."""
+        own = os.readlink(f"/proc/{self.pid}/ns/net")
+        assert own != os.readlink("/proc/self/ns/net")
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+            with contextlib.suppress(OSError):
+                if pid != self.pid and os.readlink(f"/proc/{pid}/ns/net") == own:
+                    kill(pid)
+        super().close()
+
+    def serves(self, process: subprocess.Popen[Any], port: int = 80) -> None:
+        """Wait until a program that was started here listens; it fails when the program ends instead."""
+
+        def listening() -> bool:
+            assert process.poll() is None, process.communicate()
+            return self.run(python(LISTENING, str(port))).status == 0
+
+        wait_for(listening, f"a server on port {port}")
+
+    def page(self, name: str = "hello.txt") -> str:
+        """What the server on port 80 answers."""
+        return self.run(python(GET, name)).ok().out
+
+
+def words(name: str) -> list[str]:
+    """A block of one command line, as words."""
+    return shlex.split(BLOCKS[name].replace("\\\n", " "))
+
+
+def without_privbind(argv: list[str]) -> list[str]:
+    """The same command line for the negative control: assignments, and what follows --."""
+    assignments = [word for word in argv[: argv.index("--")] if re.match(r"[A-Z_]+=", word)]
+    return [*assignments, *argv[argv.index("--") + 1 :]]
+
+
+def as_user(uid: int, argv: list[str]) -> list[str]:
+    """A command line as a user without privileges."""
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "env", *argv]
+
+
+def denied(found: Result) -> None:
+    """The control: the program did not get its port."""
+    assert re.search("ermission denied|EACCES|BindException", found.out + found.err), found
+
+
+def unprivileged(pid: int, uid: int = WWW_DATA, capabilities: int = 0) -> None:
+    """Check whose process it is, and that it has no more than these capabilities."""
+    status = status_of(pid)
+    assert status["Uid"].split() == [str(uid)] * 4
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == capabilities
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Path]:
+    """What is in /srv/site: the test servers' files, built once where they must be."""
+    with world_readable_folder() as folder:
+        shutil.copytree(SERVERS, folder, dirs_exist_ok=True)
+        folder.chmod(0o1777)
+        (folder / "hello.txt").write_text("hello\n")
+        (folder / "Caddyfile").write_text(
+            "{\n skip_install_trust\n admin off\n}\n"
+            'http://:80 {\n respond "hello"\n}\nhttps://localhost {\n tls internal\n respond "hello"\n}\n'
+        )
+        (folder / "dnsmasq.conf").write_text(
+            "no-resolv\nno-hosts\nbind-interfaces\nlisten-address=127.0.0.1\naddress=/hello.test/192.0.2.7\n"
+        )
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def venv(site: Path) -> Path:
+    """/srv/site/venv with gunicorn and uvicorn, made where it will be seen: its scripts name their interpreter."""
+    make = f'{MACHINE}\n{PYTHON} -m venv --without-pip /srv/site/venv\nexec "$@"'
+    pip = [sys.executable, "-m", "pip", "--python", "/srv/site/venv/bin/python3", "install", "--quiet"]
+    command = ["unshare", "--mount", "sh", "-ec", make, "sh", *pip, "gunicorn", "uvicorn"]
+    subprocess.run(command, check=True, env=os.environ | {"PRIVBIND": "/mnt/bin/privbind", "SITE": str(site)})
+    return site / "venv"
+
+
+@pytest.fixture(scope="module")
+def go_server(site: Path) -> Path:
+    """/srv/site/serve, static."""
+    need("go")
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": f"{site}/cache", "GOFLAGS": "-mod=mod"}
+    subprocess.run(["go", "build", "-o", site / "serve", site / "serve.go"], check=True, env=environment, cwd=site)
+    return site / "serve"
+
+
+@pytest.fixture(scope="module")
+def jar(site: Path) -> Path:
+    """/srv/site/site.jar."""
+    need("javac", "jar", "java")
+    subprocess.run(["javac", "-d", site, site / "Serve.java"], check=True)
+    classes = sorted(path.name for path in site.glob("Serve*.class"))
+    subprocess.run(["jar", "--create", f"--file={site}/site.jar", "--main-class=Serve", *classes], check=True, cwd=site)
+    return site / "site.jar"
+
+
+@pytest.fixture(scope="module")
+def pm2(site: Path) -> Path:
+    """/srv/site/pm2, from npm."""
+    need("node", "npm")
+    place = site / "pm2"
+    command = [
+        "npm",
+        "install",
+        "--global",
+        f"--prefix={place}",
+        f"--cache={site}/npm",
+        "--no-audit",
+        "--no-fund",
+        "pm2",
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return place
+
+
+@pytest.fixture
+def machine(installed: Path, site: Path) -> Iterator[Machine]:
+    """A machine of the test's own."""
+    made = Machine(installed, site)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_every_block_of_the_page_is_run_here() -> None:
+    """No recipe is without a test, and no block without a name."""
+    assert set(BLOCKS) == RUN_HERE
+    assert (ROOT / "docs/recipes.md").read_text().count("```") == 2 * len(BLOCKS)
+
+
+# Servers ------------------------------------------------------------------------------------------------------------
+
+
+def check_server(machine: Machine, name: str, page: str = "hello\n") -> subprocess.Popen[Any]:
+    """Run a block: without privbind it is refused the port, with it it serves, unprivileged, children included."""
+    argv = words(name)
+    denied(machine.run(as_user(WWW_DATA, without_privbind(argv))))
+    process = machine.popen(["env", *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    machine.serves(process)
+    assert machine.page() == page
+    for pid in (process.pid, *children_of(process.pid)):
+        unprivileged(pid)
+    return process
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "uvicorn"])
+def test_python_server_in_a_virtual_environment(machine: Machine, venv: Path, name: str) -> None:
+    """With two workers."""
+    assert (venv / "bin" / name).exists()
+    process = check_server(machine, name)
+    assert len(children_of(process.pid)) >= 2
+
+
+def test_node(machine: Machine) -> None:
+    """node's own http module."""
+    need("node")
+    check_server(machine, "node")
+
+
+def test_java(machine: Machine, jar: Path) -> None:
+    """A server in a jar."""
+    assert jar.exists()
+    check_server(machine, "java")
+
+
+def test_go(machine: Machine, go_server: Path) -> None:
+    """A static program; preload refuses it before it starts."""
+    assert go_server.exists()
+    check_server(machine, "go")
+    argv = words("go")
+    refused = machine.run([*argv[: argv.index("--")], "--via=preload", *argv[argv.index("--") :]])
+    assert refused.status == 125
+    assert "statically linked" in refused.err
+
+
+def test_caddy(machine: Machine) -> None:
+    """HTTP on 80, HTTPS on 443, HTTP/3 on UDP 443."""
+    need("caddy")
+    check_server(machine, "caddy", "hello")
+    wait_for(lambda: machine.run(python(LISTENING, "443")).status == 0, "HTTPS")
+    ask = (
+        "import ssl, urllib.request\n"
+        "context = ssl._create_unverified_context()\n"
+        "print(urllib.request.urlopen('https://localhost/', timeout=30, context=context).read().decode())"
+    )
+    assert machine.run(python(ask)).ok().out == "hello\n"
+    udp = Path(f"/proc/{machine.pid}/net/udp6").read_text() + Path(f"/proc/{machine.pid}/net/udp").read_text()
+    assert ":01BB " in udp
+
+
+def test_dnsmasq(machine: Machine) -> None:
+    """DNS over UDP and TCP."""
+    need("dnsmasq")
+    argv = words("dnsmasq")
+    denied(machine.run(as_user(WWW_DATA, without_privbind(argv))))
+    process = machine.popen(argv, stderr=subprocess.DEVNULL)
+    machine.serves(process, 53)
+    assert machine.run(python(ASK_DNS)).ok().lines == ["192.0.2.7"] * 2
+    unprivileged(process.pid)
+
+
+def pm2_argv(name: str, home: str, mechanism: str) -> list[str]:
+    """A pm2 block with a PM2_HOME of the test's own, and the mechanism."""
+    argv = [word.replace("PM2_HOME=/srv/site/.pm2", f"PM2_HOME={home}") for word in words(name)]
+    return [*argv[: argv.index("--")], f"--via={mechanism}", *argv[argv.index("--") :]]
+
+
+@pytest.mark.parametrize("mechanism", ["bpf", "seccomp", "preload"])
+def test_pm2_in_the_foreground(machine: Machine, pm2: Path, tmp_path: Path, mechanism: str) -> None:
+    """Cluster mode: the primary binds, two workers serve, all of them www-data's."""
+    assert pm2.exists()
+    home = f"/srv/site/.pm2-{tmp_path.name}"
+    process = machine.popen(
+        ["env", *pm2_argv("pm2-runtime", home, mechanism)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    machine.serves(process)
+    assert machine.page() == "hello\n"
+    workers = children_of(process.pid)
+    assert len(workers) >= 2
+    for pid in (process.pid, *workers):
+        unprivileged(pid)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("mechanism", ["bpf", "seccomp", "preload"])
+def test_pm2_as_a_daemon(machine: Machine, pm2: Path, site: Path, tmp_path: Path, mechanism: str) -> None:
+    """The daemon has the grant, for what it starts later, too; one started without privbind has none.
+
+    Under preload only for what is started with it: pm2 gives a program the environment of the shell that asked for it.
+    """
+    assert pm2.exists()
+    home = f"/srv/site/.pm2-{tmp_path.name}"
+    pm2_as_user = as_user(WWW_DATA, [f"PM2_HOME={home}", "pm2"])
+    log = site / Path(home).name / "logs/serve-error.log"
+    machine.run([*pm2_as_user, "start", "/srv/site/serve.js"]).ok()
+    wait_for(lambda: log.exists() and "EACCES" in log.read_text(), "the server's end without a grant")
+    machine.run([*pm2_as_user, "kill"]).ok()
+
+    machine.run(["env", *pm2_argv("pm2", home, mechanism)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).ok()
+    try:
+        wait_for(lambda: machine.run(python(LISTENING, "80")).status == 0, "the server")
+        assert machine.page() == "hello\n"
+        daemon = int((site / Path(home).name / "pm2.pid").read_text())
+        for pid in (daemon, *children_of(daemon)):
+            unprivileged(pid)
+        machine.run([*pm2_as_user, "delete", "all"]).ok()
+        assert machine.run(python(LISTENING, "80")).status == 1
+        log.write_text("")
+        machine.run([*pm2_as_user, "start", "/srv/site/serve.js"]).ok()
+        if mechanism == "preload":
+            wait_for(lambda: "EACCES" in log.read_text(), "the end of a server with the environment of a plain shell")
+        else:
+            wait_for(lambda: machine.run(python(LISTENING, "80")).status == 0, "the server, started later")
+    finally:
+        machine.run([*pm2_as_user, "kill"])
+    wait_for(lambda: gone(daemon), "the daemon's end")
+
+
+# sudo ---------------------------------------------------------------------------------------------------------------
+
+
+SUDOERS = "mount -t tmpfs -o mode=750 tmpfs /etc/sudoers.d; cat > /etc/sudoers.d/site; chmod 440 /etc/sudoers.d/site"
+
+
+@pytest.fixture
+def sudo_machine(machine: Machine, go_server: Path) -> Machine:
+    """A machine with the page's sudoers file."""
+    need("sudo", "visudo")
+    assert go_server.exists()
+    machine.run(["sh", "-ec", SUDOERS], input=BLOCKS["/etc/sudoers.d/site"]).ok()
+    machine.run(["visudo", "-c", "-f", "/etc/sudoers.d/site"]).ok()
+    return machine
+
+
+def test_sudo_starts_the_one_server(sudo_machine: Machine) -> None:
+    """alice's server runs as alice, without capability, on port 80; without sudo it does not start."""
+    machine = sudo_machine
+    denied(machine.run(as_user(ALICE, words("sudo")[words("sudo").index("--") + 1 :])))
+    argv = ["setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups", *words("sudo")]
+    process = machine.popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    machine.serves(process)
+    assert machine.page("") == "hello\n"
+    (server,) = [pid for pid in descendants(process.pid) if Path(f"/proc/{pid}/comm").read_text() == "serve\n"]
+    unprivileged(server, ALICE)
+    kill(server, signal.SIGTERM)
+    process.wait(timeout=60)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-u www-data --allow tcp:80 -- /srv/site/serve",
+        "-u alice --allow tcp:443 -- /srv/site/serve",
+        "-u alice --allow tcp:80 --allow any -- /srv/site/serve",
+        "-u alice --allow tcp:80 -- /bin/sh",
+        "-u alice --allow tcp:80 -- /srv/site/serve more",
+        "-u alice --allow tcp:80 /srv/site/serve",
+        "-u alice -- /srv/site/serve",
+    ],
+)
+def test_sudo_refuses_any_other_line(sudo_machine: Machine, line: str) -> None:
+    """Another account, port, command or argument is not what sudoers names."""
+    argv = ["sudo", "-n", "/usr/local/sbin/privbind", *line.split()]
+    found = sudo_machine.run(["setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups", *argv])
+    assert found.status == 1
+    assert "a password is required" in found.err
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below a process."""
+    below = children_of(pid)
+    return below + [further for child in below for further in descendants(child)]
+
+
+# Containers ---------------------------------------------------------------------------------------------------------
+
+
+DOCKER_CAPABILITIES = (
+    *("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "net_bind_service"),
+    *("net_raw", "sys_chroot", "mknod", "audit_write", "setfcap"),
+)
+"""Docker's default: DefaultCapabilities in moby's oci/caps/defaults.go."""
+
+CONTAINER = """
+for m in $(grep ' cgroup2 ' /proc/mounts | cut -d' ' -f2); do mount -o remount,bind,ro $m; done
+exec "$@"
+"""
+
+
+def container(name: str) -> list[str]:
+    """What a `docker run` line of the page starts, with the page's Dockerfile, simulated: process 1 and all."""
+    added: list[str] = []
+    dockerfile = dict(line.split(" ", 1) for line in BLOCKS["Dockerfile"].splitlines())
+    entry, arguments = json.loads(dockerfile["ENTRYPOINT"]), json.loads(dockerfile["CMD"])
+    argv = words(name)
+    assert argv[:3] == ["docker", "run", "--network=host"]
+    rest = argv[3:]
+    while rest[0].startswith("--"):
+        option, _, value = rest.pop(0).partition("=")
+        if option == "--cap-add":
+            added.append(value.lower())
+        else:
+            assert option == "--entrypoint"
+            entry, arguments = [value], []
+    assert rest[0] == "site"
+    bounding = "-all," + ",".join(f"+{capability}" for capability in (*DOCKER_CAPABILITIES, *added))
+    return [
+        *("unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-ec", CONTAINER, "sh"),
+        *("setpriv", "--inh-caps=-all", f"--bounding-set={bounding}", *entry, *(rest[1:] or arguments)),
+    ]
+
+
+def told(argv: list[str]) -> list[str]:
+    """The same with privbind's -v."""
+    at = argv.index("privbind")
+    return [*argv[: at + 1], "-v", *argv[at + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("name", "mechanism", "capabilities"),
+    [("docker-plain", "preload", 0), ("docker-static", "seccomp", 0), ("docker-ambient", "ambient", NET_BIND_SERVICE)],
+)
+def test_container_in_the_hosts_network(  # noqa: PLR0917  # fixtures
+    machine: Machine, venv: Path, go_server: Path, tmp_path: Path, name: str, mechanism: str, capabilities: int
+) -> None:
+    """The server is process 1, the user's, and the mechanism is the one that the page names."""
+    assert venv.exists()
+    assert go_server.exists()
+    argv = told(container(name))
+    denied(machine.run(as_user(WWW_DATA, argv[argv.index("--", argv.index("privbind")) + 1 :])))
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = machine.popen(argv, stdout=file, stderr=file)
+        machine.serves(process)
+    assert f"mechanism: {mechanism} (the first that fits)" in log.read_text()
+    assert machine.page() == "hello\n"
+    (first,) = children_of(process.pid)
+    assert status_of(first)["NSpid"].split()[-1] == "1"
+    unprivileged(first, WWW_DATA, capabilities)
+
+
+def test_container_with_a_network_of_its_own(installed: Path, site: Path, venv: Path) -> None:
+    """Where no port is reserved, the server starts with a warning and without any mechanism."""
+    assert venv.exists()
+    machine = Machine(installed, site, "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start")
+    try:
+        process = machine.popen(told(container("docker-plain")), stderr=subprocess.PIPE)
+        machine.serves(process)
+        (first,) = children_of(process.pid)
+        unprivileged(first)
+        assert process.stderr is not None
+        story = [process.stderr.readline() for _ in range(4)]
+        assert any("warning: ports from 0 on are not reserved here" in line for line in story), story
+        assert any("mechanism: none" in line for line in story), story
+    finally:
+        machine.close()
+
+
+def test_container_image_with_a_user_line(machine: Machine) -> None:
+    """privbind cannot become the user then, and says what is missing."""
+    argv = container("docker-plain")
+    at = argv.index("privbind")
+    found = machine.run([*argv[:at], *as_user(WWW_DATA, argv[at:])])
+    assert found.status == 125
+    assert "CAP_SETUID and CAP_SETGID missing" in found.err
+
+
+# systemd ------------------------------------------------------------------------------------------------------------
+
+
+class Unit(NamedTuple):
+    """A unit of the page, drop-ins for it, and the mechanism that is taken."""
+
+    name: str
+    dropins: tuple[str, ...]
+    mechanism: str
+
+
+def setting(name: str, key: str) -> str:
+    """One setting of a unit of the page."""
+    found = re.search(rf"^{key}=(.*)$", BLOCKS[name], re.MULTILINE)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("name", ["site.service", "site-notify.service"])
+def test_units_verify(machine: Machine, venv: Path, name: str) -> None:
+    """systemd-analyze has nothing to say about them."""
+    need("systemd-analyze")
+    assert venv.exists()
+    verify = f"exec systemd-analyze verify --man=no --generators=no /run/{name}"
+    write = f"mount -t tmpfs tmpfs /run; cat > /run/{name}; {verify}"
+    found = machine.run(["unshare", "--mount", "sh", "-ec", write], input=BLOCKS[name]).ok()
+    assert name not in found.err, found
+
+
+class Notified(NamedTuple):
+    """A message to NOTIFY_SOCKET: who sent it, and its lines."""
+
+    pid: int
+    lines: list[str]
+
+
+def receive(notify: socket.socket) -> Notified:
+    """The next message."""
+    data, ancillary, _, _ = notify.recvmsg(4096, socket.CMSG_SPACE(12))
+    ((_, _, credentials),) = ancillary
+    return Notified(struct.unpack("=iII", credentials)[0], data.decode().splitlines())
+
+
+@pytest.mark.parametrize("mechanism", ["bpf", "seccomp", "preload", "ambient"])
+def test_readiness_comes_from_the_main_process(machine: Machine, venv: Path, site: Path, mechanism: str) -> None:
+    """Whatever the mechanism, READY=1 has the pid that was started, which NotifyAccess=main asks for."""
+    assert venv.exists()
+    argv = setting("site-notify.service", "ExecStart").split()
+    denied(machine.run(as_user(WWW_DATA, without_privbind(argv))))
+    at = argv.index("--")
+    options = argv[1:at] if mechanism != "ambient" else ["-u", "www-data"]
+    place = site / f"notify-{mechanism}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        notify.settimeout(60)
+        notify.bind(str(place))
+        place.chmod(0o777)
+        process = machine.popen(
+            ["env", f"NOTIFY_SOCKET=/srv/site/{place.name}", argv[0], *options, f"--via={mechanism}", *argv[at:]],
+            stderr=subprocess.DEVNULL,
+        )
+        message = receive(notify)
+        while "READY=1" not in message.lines:
+            message = receive(notify)
+        assert message.pid == process.pid
+        machine.serves(process)
+        process.terminate()
+        process.wait(timeout=60)
+
+
+SYSTEMD = "/lib/systemd/systemd"
+TARGETS = ("default", "sysinit", "basic", "shutdown", "network", "multi-user", "umount", "exit")
+
+INIT = """
+mount -t proc proc /proc
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+mount -t sysfs -o ro sysfs /sys
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs /run
+exec env container=other SYSTEMD_UNIT_PATH=/srv/site/units SYSTEMD_GENERATOR_PATH=/nonexistent \
+    setpriv --bounding-set=-sys_time,-sys_boot,-sys_module,-sys_rawio,-syslog,-mknod \
+    "$SYSTEMD" --system --unit=default.target --show-status=no --log-target=null
+"""
+"""systemd as process 1 of namespaces of its own, which sees its own cgroups only and can change nothing outside."""
+
+
+class System:
+    """A real systemd, in namespaces of its own on a machine of a test's own, with units of the test's own."""
+
+    def __init__(self, machine: Machine, site: Path, cgroup_name: str) -> None:
+        """Start it."""
+        self.machine = machine
+        self.units = site / "units"
+        shutil.rmtree(self.units, ignore_errors=True)
+        self.units.mkdir()
+        for name in TARGETS:
+            self.write(f"{name}.target", "[Unit]\nDefaultDependencies=no\n")
+        own = cgroup.own()
+        try:
+            os.mkdir(cgroup_name, dir_fd=own.fd)
+            self.cgroup = os.open(cgroup_name, os.O_RDONLY, dir_fd=own.fd)
+        finally:
+            own.close()
+        self._name = cgroup_name
+        namespaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork"]
+        enter = f'echo $$ > /proc/{os.getpid()}/fd/{self.cgroup}/cgroup.procs; exec "$@"'
+        unshare = ["sh", "-ec", enter, "sh", "unshare", *namespaces, "sh", "-ec", INIT]
+        self._process = machine.popen(
+            unshare, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | {"SYSTEMD": SYSTEMD}
+        )
+        wait_for(self._up, "systemd's start")
+
+    def _up(self) -> bool:
+        assert self._process.poll() is None, "systemd ended"
+        below = children_of(self._process.pid)
+        if not below or Path(f"/proc/{below[0]}/comm").read_text() != "systemd\n":
+            return False
+        self._pid = below[0]
+        return self.control("is-system-running").out in ("running\n", "degraded\n")
+
+    def control(self, *words: str) -> Result:
+        """Run systemctl there."""
+        enter = ["nsenter", f"--target={self._pid}", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--net"]
+        return self.machine.run([*enter, "env", "SYSTEMD_UNIT_PATH=/srv/site/units", "systemctl", *words])
+
+    def write(self, name: str, text: str) -> None:
+        """Put a unit file or a drop-in there."""
+        path = self.units / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    def shows(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return self.control("show", unit, f"--property={name}", "--value").ok().out.strip()
+
+    def cgroups(self, path: str = ".") -> list[str]:
+        """The cgroups below one of systemd's."""
+        place = Path(f"/proc/self/fd/{self.cgroup}") / path
+        return sorted(str(found.relative_to(place)) for found in place.rglob("*") if found.is_dir())
+
+    def close(self) -> None:
+        """End it and all that it started, and remove its cgroups."""
+        for pid in children_of(self._process.pid):
+            kill(pid)
+        self._process.wait()
+        os.close(self.cgroup)
+        own = cgroup.own()
+        try:
+            place = Path(f"/proc/self/fd/{own.fd}/{self._name}")
+            wait_for(lambda: "populated 0" in (place / "cgroup.events").read_text(), "the end of all processes")
+            for path in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
+                path.rmdir()
+            place.rmdir()
+        finally:
+            own.close()
+
+
+@pytest.fixture
+def system(machine: Machine, site: Path, venv: Path) -> Iterator[System]:
+    """A systemd of the test's own."""
+    assert venv.exists()
+    if not Path(SYSTEMD).exists():
+        pytest.skip("not installed: systemd")
+    made = System(machine, site, f"privbind-recipes.{os.getpid()}")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+NO_DELEGATE = "[Service]\nDelegate=no\n"
+UNITS = [
+    Unit("site.service", (), "bpf"),
+    Unit("site.service", (NO_DELEGATE,), "bpf"),
+    Unit("site.service", ("[Service]\nType=simple\n",), "bpf"),
+    Unit("site.service", ("[Service]\nKillMode=process\nMemoryMax=500M\nTasksMax=50\n",), "bpf"),
+    Unit("site.service", ("[Service]\nProtectControlGroups=yes\n",), "seccomp"),
+    Unit("site.service", (BLOCKS["site.service.d/few.conf"],), "preload"),
+    Unit("site-notify.service", (), "bpf"),
+    Unit("site-notify.service", (NO_DELEGATE,), "bpf"),
+    Unit("site-notify.service", (BLOCKS["site.service.d/few.conf"],), "preload"),
+]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: " ".join([unit.name, *unit.dropins]).replace("\n", " "))
+def test_unit_under_systemd(system: System, site: Path, unit: Unit) -> None:
+    """It starts, serves, reloads, restarts and stops; systemd knows the main process; no process or cgroup stays."""
+    name = unit.name
+    log = site / "service.log"
+    log.write_text("")
+    system.write(name, BLOCKS[name].replace("privbind -u", "privbind -v -u"))
+    for number, text in enumerate(("[Service]\nStandardError=append:/srv/site/service.log\n", *unit.dropins)):
+        system.write(f"{name}.d/{number}.conf", text)
+    system.control("daemon-reload").ok()
+    tree = f"system.slice/{name}"
+
+    def serves() -> int:
+        assert system.shows(name, "ActiveState") == "active", log.read_text()
+        if system.machine.run(python(LISTENING, "80")).status != 0:
+            return 0
+        return int(system.shows(name, "MainPID"))
+
+    system.control("start", name).ok()
+    main = wait_for(serves, "the service")
+    assert f"mechanism: {unit.mechanism} (the first that fits)" in log.read_text()
+    assert system.machine.page() == "hello\n"
+    child = [f"privbind.{main}.0"] if unit.mechanism == "bpf" else []
+    assert system.cgroups(tree) == child
+
+    if name == "site-notify.service":
+        system.control("reload", name).ok()
+        assert wait_for(serves, "the service") == main
+        assert [found for found in system.cgroups(tree) if found != ".control"] == child
+
+    system.control("restart", name).ok()
+    second = wait_for(serves, "the service")
+    assert second != main
+    if unit.mechanism == "bpf":
+        assert [found for found in system.cgroups(tree) if found != ".control"] == [f"privbind.{second}.0"]
+
+    system.control("stop", name).ok()
+    assert system.shows(name, "Result") == "success"
+    wait_for(lambda: name not in system.cgroups("system.slice"), "the removal of the service's cgroup")
+    assert system.cgroups("system.slice") == []
+
+
+def test_systemd_does_not_restart_what_privbind_refused(system: System) -> None:
+    """125 is no failure that another try would mend."""
+    system.write("site.service", BLOCKS["site.service"].replace("-u www-data", "-u nosuchuser"))
+    system.control("daemon-reload").ok()
+    system.control("start", "site.service")
+    wait_for(lambda: system.shows("site.service", "ActiveState") == "failed", "the service's end")
+    assert system.shows("site.service", "NRestarts") == "0"
+    assert system.shows("site.service", "ExecMainStatus") == "125"
