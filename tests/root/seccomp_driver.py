@@ -22,7 +22,7 @@ from privbind import account
 from privbind.account import Account
 from privbind.helper import keeper
 from privbind.helper.ledger import open_ledger
-from privbind.helper.notification import await_listener
+from privbind.helper.notification import await_listener, settle
 from privbind.helper.process import start
 from privbind.linux import binds, call, landlock, notify, seccomp, sockets
 from privbind.linux.process import WAIT_ALL
@@ -86,26 +86,28 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
 }  # fmt: skip
 
 
-def ended_by(attempt: Callable[[], object], make: Callable[[Any, Any], Any]) -> str:
-    """How a helper ends that tries this as soon as it serves."""
+def ended_by(attempt: Callable[[], object], make: Callable[[Any, Any], Any], settled: bool) -> str:
+    """How a helper ends that tries this once it serves: a signal, or what its exit status says."""
     ours, theirs = sockets.pair()
     job = make(theirs, notify.new_page())
 
     def serve() -> None:
+        if settled:
+            settle()
         try:
             attempt()
         except OSError as error:
-            theirs.send(f"errno {error.errno}".encode())
-        else:
-            theirs.send(b"did it")
+            os._exit(error.errno or 255)
         os._exit(0)
 
     job.serve = serve
     pid = start(job)
     theirs.close()
-    told = ours.recv(100).decode()
+    ours.close()
     _, status = os.waitpid(pid, WAIT_ALL)
-    return told or signal.Signals(os.WTERMSIG(status)).name
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"errno {os.WEXITSTATUS(status)}" if os.WEXITSTATUS(status) else "did it"
 
 
 def sandbox(who: str) -> None:
@@ -124,12 +126,15 @@ def sandbox(who: str) -> None:
         attempts["read memory"] = lambda: raw("process_vm_readv", 1, 0, 0, 0, 0, 0)
         attempts["open a process"] = lambda: raw("pidfd_open", 1, 0)
         attempts["fetch a descriptor"] = lambda: raw("pidfd_getfd", 3, 0, 0)
-    if who == "looker":
+    if who != "looker":
+        attempts["speak on a connection"] = lambda: raw("sendto", 3, b"x", 1, 0, 0, 0)
+        attempts["hear a connection"] = lambda: raw("recvmsg", 3, 0, 0)
+    else:
         attempts["look in /proc"] = lambda: os.read(os.open("/proc/self/status", os.O_RDONLY), 10)
         attempts["write in /proc"] = lambda: os.open("/proc/self/comm", os.O_WRONLY)
         attempts["make a file"] = lambda: os.open("/tmp/x", os.O_WRONLY | os.O_CREAT)
     for name, attempt in attempts.items():
-        print(f"{name}: {ended_by(attempt, helper if who == 'helper' else keep)}")
+        print(f"{name}: {ended_by(attempt, helper if who == 'helper' else keep, who != 'looker')}")
 
 
 def without_threads(*argv: str) -> None:

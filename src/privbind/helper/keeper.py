@@ -18,7 +18,7 @@ from select import POLLIN, poll
 
 from ..linux import landlock, sockets
 from ..linux.notify import IOCTLS, Listener
-from .notification import await_listener
+from .notification import await_listener, settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def serve(delivery: socket, page: mmap, helper: int, questions: socket | None) -
     fd = await_listener(delivery)
     if fd is None:
         return
+    if questions is None:
+        settle()
     events = poll()
     events.register(fd, 0)  # that no process is left is always told
     events.register(helper, POLLIN)

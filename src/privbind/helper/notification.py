@@ -12,6 +12,7 @@ from _socket import CMSG_LEN, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET
 from _struct import calcsize, unpack
 from errno import EACCES
 
+from ..linux import seccomp
 from ..linux.binds import MAX_ADDRESS, MIN_ADDRESS, calls
 from ..linux.foreign import Binder, Descriptors, Memory, Socket
 from ..linux.notify import IOCTLS, Listener
@@ -32,10 +33,23 @@ if TYPE_CHECKING:
 SYSTEM_CALLS = ("process_vm_readv", "pidfd_open", "pidfd_getfd")
 """What this door needs besides what every helper does, and ``IOCTLS``."""
 
+SETTLING_CALLS = ("seccomp",)
+"""What `settle` needs."""
+
+_ONLY_AT_FIRST = ("recvmsg", "sendto", "seccomp")
+
 _DESCRIPTOR = "=i"
 _MAX_LOST = 64
 
-__all__ = ("IOCTLS", "SYSTEM_CALLS", "Door", "await_listener")
+__all__ = ("IOCTLS", "SETTLING_CALLS", "SYSTEM_CALLS", "Door", "await_listener", "settle")
+
+
+def settle() -> None:
+    """Give up the system calls that only the start needed.
+
+    With them, a process that was taken over could speak for others, through duplicates of their connections.
+    """
+    seccomp.install(seccomp.deny(_ONLY_AT_FIRST))
 
 
 def await_listener(delivery: socket) -> int | None:
@@ -86,6 +100,8 @@ class Door:
             if fd is None:
                 return
             self._listener = Listener(fd, self._page)
+            if not self._descriptors.asks:
+                settle()
         listener = self._listener
         working = self._has_work
         while not working or self._has_work:

@@ -53,8 +53,10 @@ class Descriptors:
     def __init__(self, leader_of: Callable[[int], int] | None) -> None:
         """``leader_of`` gives the id of the process that a thread is in, where the kernel opens no threads.
 
-        It is None where `opens_threads`; it raises OSError for a thread that is gone.
+        It is None where `opens_threads`; it raises OSError for a thread that is gone. ``asks`` says whether there is
+        one.
         """
+        self.asks = leader_of is not None
         self._leader_of = leader_of
         self._flags = 0 if leader_of else _PIDFD_THREAD
         self._known: dict[int, int] = {}

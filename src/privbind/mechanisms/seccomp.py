@@ -178,7 +178,7 @@ def _helper(request: Request, ledger: Ledger, delivery: socket, page: mmap, ques
     ends = (delivery.fileno(), *ledger.descriptors, *((questions.fileno(),) if questions else ()))
     job = Job(door.serve, ends, request.account, request.port_start, _NEEDED)
     job.outlasts_limit = True
-    job.system_calls = notification.SYSTEM_CALLS
+    job.system_calls = notification.SYSTEM_CALLS + (() if questions else notification.SETTLING_CALLS)
     job.ioctls = notification.IOCTLS
     return job
 
@@ -188,6 +188,7 @@ def _keeper(request: Request, delivery: socket, page: mmap, helper: int, questio
     job = Job(lambda: keeper.serve(delivery, page, helper, questions), ends, request.account, request.port_start, ())
     job.name = "privbind-keeper"
     job.ioctls = keeper.IOCTLS
+    job.system_calls = notification.SETTLING_CALLS
     if questions:
         job.system_calls = keeper.SYSTEM_CALLS_TO_LOOK
         job.confine = keeper.confine_to_proc
