@@ -32,6 +32,8 @@ _LATEST = 1 << 40  # a time that can still be shown
 _SLACK_S = 2  # between two clocks that count in whole seconds
 _SECCOMP_FILTER = "2"  # of Seccomp: in proc_pid_status(5)
 
+_ENDED = ("Z", "X")  # of State: in proc_pid_status(5)
+
 _ANY = str(Policy(None))
 
 
@@ -221,7 +223,7 @@ def _ambient() -> Iterator[LiveGrant]:
     holders: dict[int, int] = {}
     for pid, status in _statuses(lambda _: True):
         sets = {int(status.get(name, "0"), 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
-        if sets == {_BIND} and not status["State"].startswith("Z"):
+        if sets == {_BIND}:
             holders[pid] = int(status.get("PPid", "0"))
     for pid, parent in holders.items():
         if parent not in holders:
@@ -252,16 +254,20 @@ def _user(uid: int) -> str:
 
 
 def _statuses(wanted: Callable[[int], bool]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The live processes that are wanted, and what /proc says of each."""
     try:
         pids = procfs.processes()
     except OSError:
         return
     for pid in pids:
         try:
-            if wanted(pid):
-                yield pid, procfs.status(pid)
+            if not wanted(pid):
+                continue
+            status = procfs.status(pid)
         except OSError:
             continue
+        if status.get("State", "")[:1] not in _ENDED:
+            yield pid, status
 
 
 def _why(error: OSError | ValueError) -> str:
