@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import posix
 from _struct import Struct
-from mmap import mmap
 from time import time
 
 from .. import __version__, record
 from ..errors import strerror
-from ..linux.memory import make_file
+from ..linux.memory import make_file, map_numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import MutableSequence
+
     from ..request import Request
 
 GRANTED, REFUSED, BOUND = range(3)
@@ -36,16 +37,14 @@ class Ledger:
         """``text`` is the record."""
         self._fd = -1
         self.notes: tuple[str, ...] = ()
-        size = COUNTERS.size + len(text)
+        self.counts: MutableSequence[int] = [0, 0, 0]
         try:
-            self._fd = make_file(record.NAME, size)
-            memory = mmap(self._fd, size)
+            self._fd = make_file(record.NAME, COUNTERS.size + len(text))
+            posix.pwrite(self._fd, text, COUNTERS.size)
+            self.counts = map_numbers(self._fd, len(self.counts))
         except OSError as error:
             self.close()
             self.notes = (f"privbindctl cannot list this grant: no file in memory for it: {strerror(error)}",)
-            memory = mmap(-1, size)
-        memory[COUNTERS.size :] = text
-        self.counts = memoryview(memory)[: COUNTERS.size].cast("Q")
 
     @property
     def descriptors(self) -> tuple[int, ...]:

@@ -178,7 +178,7 @@ def _strip(job: Job, keep: tuple[int, ...]) -> None:
     prctl.set_name(job.name)
     prctl.set_no_new_privileges()
     if capabilities.effective(capabilities.CAP_SETPCAP):
-        _cut_bounding_set()
+        prctl.empty_bounding_set()
         prctl.set_securebits(
             prctl.SECBIT_NOROOT
             | prctl.SECBIT_NOROOT_LOCKED
@@ -205,11 +205,3 @@ def _may_bind(port: int) -> bool:
         return sockets.may_bind_reserved(probe, port)
     finally:
         probe.close()
-
-
-def _cut_bounding_set() -> None:
-    for capability in range(capabilities.LAST_POSSIBLE + 1):
-        try:
-            prctl.drop_from_bounding_set(capability)
-        except OSError:  # EINVAL: the kernel knows no more
-            return

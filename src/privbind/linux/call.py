@@ -15,7 +15,7 @@ from ..errors import PrivbindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableSequence
     from mmap import mmap
     from typing import Any
 
@@ -124,6 +124,10 @@ class _Char(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "c"
 
 
+class _U64(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "Q"
+
+
 class _Function(CFuncPtr):
     _flags_ = _FUNCFLAG_CDECL | _FUNCFLAG_USE_ERRNO
     _restype_ = _Long
@@ -147,6 +151,13 @@ def address_of(buffer: bytearray | mmap) -> int:
     if size not in _arrays:
         _arrays[size] = type("Bytes", (_Array,), {"_type_": _Char, "_length_": size})
     return int(addressof(_arrays[size].from_buffer(buffer)))
+
+
+def numbers_at(address: int, count: int) -> MutableSequence[int]:
+    """So many 64-bit numbers in memory that stays mapped; to read or write one is to read or write that memory."""
+    array: Any = type("Numbers", (_Array,), {"_type_": _U64, "_length_": count})
+    found: MutableSequence[int] = array.from_address(address)
+    return found
 
 
 def number(name: str) -> int:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from .call import syscall
+from errno import EINVAL
+
+from .call import prepare, syscall
+from .capabilities import LAST_POSSIBLE
 
 _SET_DUMPABLE = 4
 _GET_KEEPCAPS = 7
@@ -64,9 +67,16 @@ def in_bounding_set(capability: int) -> bool:
     return bool(_prctl(_CAPBSET_READ, capability))
 
 
-def drop_from_bounding_set(capability: int) -> None:
-    """Needs CAP_SETPCAP. Raises OSError (EINVAL) when the kernel does not know the capability."""
-    _prctl(_CAPBSET_DROP, capability)
+def empty_bounding_set() -> None:
+    """Drop every capability that the kernel knows. Needs CAP_SETPCAP. Raises OSError."""
+    drop = prepare("prctl", _CAPBSET_DROP, None, 0, 0, 0)
+    for capability in range(LAST_POSSIBLE + 1):
+        try:
+            drop(capability)
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+            return  # the kernel knows no more
 
 
 def securebits() -> int:
