@@ -67,9 +67,10 @@ class Host:
     def close(self) -> None:
         """End what was started here, and the namespace with it."""
         for process in self._started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            # With what a server started: a master that is killed leaves its workers.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe:
                     pipe.close()
@@ -82,6 +83,7 @@ class Host:
     def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
         """Start a program here, as root; it has the pid of what is returned."""
         options.setdefault("text", True)
+        options.setdefault("start_new_session", True)
         process = subprocess.Popen([*self.enter, *map(str, argv)], **options)
         self._started.append(process)
         return process
