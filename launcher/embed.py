@@ -13,6 +13,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MODULE = "privbind.cli"
+PROGRAMS = {MODULE: "privbind", "privbind.ctl": "privbindctl"}
+"""What each module's command is called, in the launcher's own errors."""
 
 
 def boot(module: str = MODULE) -> str:
@@ -23,12 +25,13 @@ def boot(module: str = MODULE) -> str:
 
 
 def c_header(module: str = MODULE) -> str:
-    """The text as one C string."""
+    """The text as one C string, and the command's name as another."""
     lines = []
     for line in boot(module).splitlines():
         quoted = line.replace("\\", "\\\\").replace('"', '\\"')
         lines.append(f'    "{quoted}\\n"')
-    return "// Made from boot.py by embed.py.\n#define BOOT \\\n" + " \\\n".join(lines) + "\n"
+    program = f'#define PROGRAM "{PROGRAMS.get(module, module)}"\n'
+    return "// Made from boot.py by embed.py.\n" + program + "#define BOOT \\\n" + " \\\n".join(lines) + "\n"
 
 
 def sh_script(source: str = "", module: str = MODULE) -> str:

@@ -75,7 +75,7 @@ static _Noreturn void fail(const char *what, const char *object, int error)
     // One write, so that the line stays whole among those of other processes.
     char line[PATH_ROOM + 256];
     size_t used = 0;
-    const char *parts[] = {"privbind: ", what, object, ": ", reason, "\n"};
+    const char *parts[] = {PROGRAM ": ", what, object, ": ", reason, "\n"};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; ++i)
         for (const char *c = parts[i]; *c && used < sizeof line; ++c)
             line[used++] = *c;
