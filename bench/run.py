@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("preload.py",)
+PARTS = ("preload.py", "seccomp.py", "bpf_rules.py")
 
 sys.path.insert(0, str(HERE.parent))
 
