@@ -109,6 +109,11 @@ class Judge:
         return 0
 
 
+def port_of(address: bytes) -> int:
+    """The port in a struct sockaddr_in or sockaddr_in6."""
+    return int.from_bytes(address[2:4], "big")
+
+
 def parse_address(domain: int, address: bytes) -> tuple[bytes, int] | None:
     """The packed address and port in a struct sockaddr, as a socket of this domain would take it.
 
@@ -119,9 +124,9 @@ def parse_address(domain: int, address: bytes) -> tuple[bytes, int] | None:
         packed = address[4:8]
         # An unspecified family with the wildcard address is taken as IPv4 (inet_bind, net/ipv4/af_inet.c).
         if family == AF_INET or (family == _AF_UNSPEC and not any(packed)):
-            return packed, int.from_bytes(address[2:4], "big")
+            return packed, port_of(address)
     elif domain == AF_INET6 and len(address) >= _MIN_IPV6:
         family = int.from_bytes(address[:2], byteorder)
         if family == AF_INET6:
-            return address[8:24], int.from_bytes(address[2:4], "big")
+            return address[8:24], port_of(address)
     return None

@@ -16,7 +16,7 @@ from ..linux import seccomp
 from ..linux.binds import MAX_ADDRESS, MIN_ADDRESS, calls
 from ..linux.foreign import Binder, Descriptors, Memory, Socket
 from ..linux.notify import IOCTLS, Listener
-from .judge import Facts
+from .judge import Facts, port_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from ..linux.notify import Request
     from .judge import Judge
 
-    _Done = tuple[int, int, bytes]
-    """A bind that was done: the errno that it gave (0 for success), the socket's cookie, and the address."""
+    _What = tuple[int, int, bytes]
+    """What was asked for: thread, descriptor and address."""
+    _Done = tuple[int, _What]
+    """A bind that was done: the errno that it gave, 0 for success."""
 
 SYSTEM_CALLS = ("process_vm_readv", "pidfd_open", "pidfd_getfd")
 """What this door needs besides what every helper does, and ``IOCTLS``."""
@@ -82,8 +84,8 @@ class Door:
         self._memory = Memory(MAX_ADDRESS)
         self._binder = Binder(MAX_ADDRESS)
         self._descriptors = Descriptors(leader_of)
-        # Binds that were done and counted, but whose maker was interrupted and never heard of it: socket to address.
-        self._lost: dict[int, bytes] = {}
+        # Binds that were done and counted, but whose maker was interrupted and never heard of it, in their order.
+        self._lost: dict[_What, None] = {}
 
     @property
     def _has_work(self) -> bool:
@@ -123,11 +125,11 @@ class Door:
         if done is None:
             listener.go_on()
             return
-        error, cookie, address = done
+        error, what = done
         if not listener.answer(error) and not error:
             if len(self._lost) >= _MAX_LOST:
-                del self._lost[next(iter(self._lost))]
-            self._lost[cookie] = address
+                self._lost.pop(next(iter(self._lost)))
+            self._lost[what] = None
 
     def _try(self, listener: Listener, request: Request) -> _Done | None:
         """Do what was asked for, where it was granted. Raises whatever a request that makes no sense leads to."""
@@ -140,19 +142,23 @@ class Door:
         if not self._lost and not self._judge.may_permit(address):
             return None
         copy = Socket(self._descriptors.fetch(tid, fd))
+        # It is closed before the answer: a program that closes its socket then may bind the same port again at once.
         try:
-            cookie = copy.cookie()
-            again = self._lost.get(cookie) == address
+            what = tid, fd, address
+            again = what in self._lost and copy.is_bound_to(port_of(address))
             port = 0 if again else self._judge.permits(Facts(*copy.describe()), address)
             # Until here the thread id may have come to mean another thread, or the thread may have given up.
             if not (port or again) or not listener.valid():
                 return None
             if again:
-                del self._lost[cookie]
-                return 0, cookie, address
-            return self._bind(copy, address, port), cookie, address
+                del self._lost[what]
+                return 0, what
+            error = self._bind(copy, address, port)
+            if not error:
+                # What was not bound before has no peer to wait for.
+                copy.close()
+            return error, what
         finally:
-            # Before the answer: a program that closes its socket then may bind the same port again at once.
             copy.close_now()
 
     def _bind(self, copy: Socket, address: bytes, port: int) -> int:

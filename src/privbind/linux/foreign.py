@@ -8,12 +8,12 @@ the one meant.
 from __future__ import annotations
 
 import posix
-from _socket import SOL_SOCKET, socket
+from _socket import AF_INET, AF_INET6, SOL_SOCKET, socket
 from errno import EFAULT, EMFILE
 from struct import Struct
 
 from .call import address_of, prepare, syscall
-from .sockets import SO_COOKIE, SO_LINGER, SO_NETNS_COOKIE, SO_REUSEPORT, close_now, option_u64
+from .sockets import SO_LINGER, SO_NETNS_COOKIE, SO_REUSEPORT, close_now, option_u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ class Socket:
         sock = self._sock
         return sock.family, sock.type, sock.proto, option_u64(sock, SO_NETNS_COOKIE)
 
-    def cookie(self) -> int:
-        """What tells it from all other sockets, past and present. Raises OSError."""
-        return option_u64(self._sock, SO_COOKIE)
+    def is_bound_to(self, port: int) -> bool:
+        """Whether it has this port. Raises OSError."""
+        return self._sock.family in (AF_INET, AF_INET6) and bool(self._sock.getsockname()[1] == port)
 
     def reuse_port(self) -> None:
         """Set SO_REUSEPORT. Raises OSError."""
@@ -140,11 +140,15 @@ class Socket:
         """The descriptor."""
         return self._sock.fileno()
 
+    def close(self) -> None:
+        """Close the descriptor; more than once does no harm."""
+        self._sock.close()
+
     def close_now(self) -> None:
         """Close the descriptor without waiting, whatever its maker set as SO_LINGER (see `sockets.close_now`)."""
         sock = self._sock
         try:
-            if sock.getsockopt(SOL_SOCKET, SO_LINGER):  # of its two ints the first, whether it is on
+            if sock.fileno() >= 0 and sock.getsockopt(SOL_SOCKET, SO_LINGER):  # of its two ints the first: on or off
                 close_now(sock.detach())
         except OSError:
             pass
