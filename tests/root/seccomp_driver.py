@@ -22,7 +22,7 @@ from privbind import account
 from privbind.account import Account
 from privbind.helper import keeper
 from privbind.helper.ledger import open_ledger
-from privbind.helper.notification import await_listener, settle
+from privbind.helper.notification import PATIENT, await_listener, settle
 from privbind.helper.process import start
 from privbind.linux import binds, call, landlock, notify, seccomp, sockets
 from privbind.linux.process import WAIT_ALL
@@ -146,15 +146,24 @@ def without_threads(*argv: str) -> None:
     os.execv(argv[0], argv)
 
 
+def hasty(*argv: str) -> None:
+    """Run a command as on a kernel where a signal interrupts a bind that the helper has received already."""
+    seccomp._WAIT_KILLABLE = 1 << 31  # a flag that no kernel knows
+    prepared = mechanism._Seccomp(REQUEST)
+    prepared.enter()
+    account.become(NOBODY)
+    os.execv(argv[0], argv)
+
+
 def dying(when: str) -> None:
     """A helper that dies with a request in its hands: how the bind ends, and the next ones."""
     page = notify.new_page()
     delivery, theirs = sockets.pair()
     reader, writer = os.pipe()
     if os.fork() == 0:
-        listener = seccomp.install_listener(seccomp.notify_binds())
-        sockets.send_descriptor(delivery, listener)
-        sockets.send_descriptor(delivery, listener)
+        listener, _ = seccomp.install_listener(seccomp.notify_binds())
+        sockets.send_descriptor(delivery, listener, PATIENT)
+        sockets.send_descriptor(delivery, listener, PATIENT)
         os.close(listener)
         delivery.close()
         theirs.close()
@@ -187,9 +196,9 @@ def dying(when: str) -> None:
         os.wait()
 
 
-def _die(fd: int | None, page: Any, when: str) -> None:
-    assert fd is not None
-    listener = notify.Listener(fd, page)
+def _die(delivered: tuple[int, bytes] | None, page: Any, when: str) -> None:
+    assert delivered is not None
+    listener = notify.Listener(delivered[0], page)
 
     def die() -> bool:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -233,6 +242,11 @@ def landlocked() -> None:
 
 if __name__ == "__main__":
     assert binds.calls()
-    {"sandbox": sandbox, "without-threads": without_threads, "dying": dying, "landlocked": landlocked}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    parts = {
+        "sandbox": sandbox,
+        "without-threads": without_threads,
+        "hasty": hasty,
+        "dying": dying,
+        "landlocked": landlocked,
+    }
+    parts[sys.argv[1]](*sys.argv[2:])

@@ -44,9 +44,10 @@ def serve(delivery: socket, page: mmap, helper: int, questions: socket | None) -
 
     ``helper`` is a pidfd; ``page`` is where the helper has its request; ``questions`` is where it asks for leaders.
     """
-    fd = await_listener(delivery)
-    if fd is None:
+    delivered = await_listener(delivery)
+    if delivered is None:
         return
+    fd, _ = delivered
     if questions is None:
         settle()
     events = poll()

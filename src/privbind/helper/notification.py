@@ -40,10 +40,13 @@ SETTLING_CALLS = ("seccomp",)
 
 _ONLY_AT_FIRST = ("recvmsg", "sendto", "seccomp")
 
+PATIENT, HASTY = b"p", b"h"
+"""What is sent with the listener: whether threads wait for an answer whatever signals come (`install_listener`)."""
+
 _DESCRIPTOR = "=i"
 _MAX_LOST = 64
 
-__all__ = ("IOCTLS", "SETTLING_CALLS", "SYSTEM_CALLS", "Door", "await_listener", "settle")
+__all__ = ("HASTY", "IOCTLS", "PATIENT", "SETTLING_CALLS", "SYSTEM_CALLS", "Door", "await_listener", "settle")
 
 
 def settle() -> None:
@@ -54,15 +57,15 @@ def settle() -> None:
     seccomp.install(seccomp.deny(_ONLY_AT_FIRST))
 
 
-def await_listener(delivery: socket) -> int | None:
-    """Wait for the listener; None when the launch ends without one."""
+def await_listener(delivery: socket) -> tuple[int, bytes] | None:
+    """Wait for the listener and the word that comes with it; None when the launch ends without one."""
     try:
-        _, ancillary, _, _ = delivery.recvmsg(1, CMSG_LEN(calcsize(_DESCRIPTOR)), MSG_CMSG_CLOEXEC)
+        word, ancillary, _, _ = delivery.recvmsg(1, CMSG_LEN(calcsize(_DESCRIPTOR)), MSG_CMSG_CLOEXEC)
     finally:
         delivery.close()
     for level, kind, data in ancillary:
         if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
-            return int(unpack(_DESCRIPTOR, data)[0])
+            return int(unpack(_DESCRIPTOR, data)[0]), word
     return None
 
 
@@ -84,13 +87,15 @@ class Door:
         self._memory = Memory(MAX_ADDRESS)
         self._binder = Binder(MAX_ADDRESS)
         self._descriptors = Descriptors(leader_of)
-        # Binds that were done and counted, but whose maker was interrupted and never heard of it, in their order.
-        self._lost: dict[_What, None] = {}
+        # The latest binds that were done and counted, but whose maker was interrupted and never heard of it (True), or
+        # may not have heard of it (False): a hasty thread may be interrupted when it has been answered, too.
+        self._lost: dict[_What, bool] = {}
+        self._hasty = False
 
     @property
     def _has_work(self) -> bool:
         """Whether any answer but "go on" is still possible."""
-        return not self._judge.exhausted or bool(self._lost)
+        return not self._judge.exhausted or any(self._lost.values())
 
     def serve(self) -> None:
         """Answer until no process of the command is left, or until the limit of binds is used up.
@@ -98,10 +103,12 @@ class Door:
         Called again after the latter it answers "go on", until no process of the command is left.
         """
         if self._listener is None:
-            fd = await_listener(self._delivery)
-            if fd is None:
+            delivered = await_listener(self._delivery)
+            if delivered is None:
                 return
+            fd, word = delivered
             self._listener = Listener(fd, self._page)
+            self._hasty = word == HASTY
             if not self._descriptors.asks:
                 settle()
         listener = self._listener
@@ -126,10 +133,12 @@ class Door:
             listener.go_on()
             return
         error, what = done
-        if not listener.answer(error) and not error:
+        heard = listener.answer(error)
+        if error == 0 and (not heard or self._hasty):
+            self._lost.pop(what, None)
             if len(self._lost) >= _MAX_LOST:
                 self._lost.pop(next(iter(self._lost)))
-            self._lost[what] = None
+            self._lost[what] = not heard
 
     def _try(self, listener: Listener, request: Request) -> _Done | None:
         """Do what was asked for, where it was granted. Raises whatever a request that makes no sense leads to."""
@@ -139,7 +148,7 @@ class Door:
         if not MIN_ADDRESS <= size <= MAX_ADDRESS:
             return None
         address = self._memory.read(tid, pointer, size)
-        if not self._lost and not self._judge.may_permit(address):
+        if not self._judge.may_permit(address):
             return None
         copy = Socket(self._descriptors.fetch(tid, fd))
         # It is closed before the answer: a program that closes its socket then may bind the same port again at once.

@@ -127,21 +127,21 @@ def notify_binds() -> list[bytes]:
     return [*code, _INSTRUCTION.pack(_RETURN, 0, 0, _RET_ALLOW)]
 
 
-def install_listener(code: list[bytes]) -> int:
+def install_listener(code: list[bytes]) -> tuple[int, bool]:
     """Put a filter on this thread and return the listener that its notifications go to, close-on-exec.
 
-    A thread whose request was received waits for the answer whatever signals come, where the kernel can do that (5.19);
-    else it may make the system call again after a signal. Raises OSError: EBUSY where a filter with a listener is there
-    already, EACCES without CAP_SYS_ADMIN and no_new_privs.
+    The second value says whether a thread whose request was received waits for the answer whatever signals come; where
+    the kernel cannot do that (before 5.19), it may make the system call again after a signal. Raises OSError: EBUSY
+    where a filter with a listener is there already, EACCES without CAP_SYS_ADMIN and no_new_privs.
     """
     # The filter keeps nobody from anything, so no mitigation of speculation is needed on its behalf.
     flags = _NEW_LISTENER | _NO_MITIGATION
     try:
-        return install(code, flags | _WAIT_KILLABLE)
+        return install(code, flags | _WAIT_KILLABLE), True
     except OSError as error:
         if error.errno != EINVAL:
             raise
-    return install(code, flags)
+    return install(code, flags), False
 
 
 def install(code: list[bytes], flags: int = 0) -> int:

@@ -157,9 +157,9 @@ def send_now(fd: int, data: bytes) -> None:
     syscall("sendto", fd, data, len(data), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0)
 
 
-def send_descriptor(sock: socket, fd: int) -> None:
-    """Send a descriptor, with one byte that means nothing. Raises OSError."""
-    sock.sendmsg((b"\0",), ((SOL_SOCKET, SCM_RIGHTS, pack("=i", fd)),), MSG_NOSIGNAL)
+def send_descriptor(sock: socket, fd: int, word: bytes) -> None:
+    """Send a descriptor with some bytes. Raises OSError."""
+    sock.sendmsg((word,), ((SOL_SOCKET, SCM_RIGHTS, pack("=i", fd)),), MSG_NOSIGNAL)
 
 
 def close_now(fd: int) -> None:

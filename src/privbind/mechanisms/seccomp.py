@@ -158,10 +158,12 @@ class _Seccomp(Prepared):
             if self._no_new_privileges:
                 # It comes a step later anyway; with it, no CAP_SYS_ADMIN is needed here.
                 prctl.set_no_new_privileges()
-            listener = seccomp.install_listener(self._code)
+            listener, patient = seccomp.install_listener(self._code)
             notify.wake_on_same_cpu(listener)
-            sockets.send_descriptor(self._delivery, listener)
-            sockets.send_descriptor(self._delivery, listener)
+            for _ in ("helper", "keeper"):
+                sockets.send_descriptor(
+                    self._delivery, listener, notification.PATIENT if patient else notification.HASTY
+                )
         except OSError as error:
             raise PrivbindError(f"cannot install the seccomp filter: {strerror(error)}") from error
         posix.close(listener)
