@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Everything that is measured, with the installed wheel: `make bench`."""
+"""Everything that is measured, with the installed wheel: `make bench`.
+
+What it found goes to build/bench.json as well, from which bench/plot.py makes docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("preload.py", "seccomp.py", "bpf_rules.py")
+PARTS = ("compare.py", "preload.py", "seccomp.py", "bpf_rules.py")
+RESULTS = HERE.parent / "build/bench.json"
 
 sys.path.insert(0, str(HERE.parent))
 
@@ -18,15 +24,47 @@ import measure  # noqa: E402
 from tests.conftest import install  # noqa: E402  # the tests' own way to install a wheel for all users
 
 
+def machine() -> dict[str, str]:
+    """What it ran on."""
+    models = [
+        line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "kernel": f"Linux {platform.release()} {platform.machine()}",
+        "processor": f"{os.cpu_count()} × {models[0] if models else platform.processor() or 'unknown'}",
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "load": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def run(part: str, environment: dict[str, str]) -> list[str]:
+    """Run one part; the lines that it printed, which are shown as they come."""
+    lines = []
+    with subprocess.Popen([sys.executable, HERE / part], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+    if process.returncode:
+        raise SystemExit(f"bench: {part} failed")
+    return lines
+
+
 def main() -> None:
-    """Install the wheel, run each part, and say on what it ran."""
+    """Install the wheel, run each part, say on what it ran, and keep the results."""
     (wheel,) = (HERE.parent / "dist").glob("*.whl")
-    print(f"Linux {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
+    host = machine()
+    print(f"{host['kernel']}, {host['processor']}, Python {host['python']}, load {host['load']}")
     with measure.folder() as folder:
         command = install(wheel, Path(folder) / "venv")
-        environment = {**os.environ, "PRIVBIND_COMMAND": str(command)}
-        for part in PARTS:
-            subprocess.run([sys.executable, HERE / part], env=environment, check=True)
+        figures = Path(folder) / "figures.json"
+        environment = {**os.environ, "PRIVBIND_COMMAND": str(command), "PRIVBIND_BENCH_JSON": str(figures)}
+        printed = [line for part in PARTS for line in run(part, environment)]
+        results = {"machine": host, "printed": printed, **json.loads(figures.read_text())}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"results: {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
 
 
 if __name__ == "__main__":
