@@ -123,7 +123,10 @@ class FileAccess:
             posix.setgroups(self._account.groups)
             set_file_ids(self._account.uid, self._account.gid)
         except OSError as error:
-            self._leave()
+            try:
+                self._leave()
+            except OSError:
+                pass  # whoever hears of the first error ends, whatever ids are left
             raise PrivbindError(f"cannot look at files as {self._account}: {strerror(error)}") from error
         return self
 

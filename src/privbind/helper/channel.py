@@ -55,7 +55,9 @@ def serve(channel: socket, judge: Judge) -> None:
             whole = not flags & (MSG_TRUNC | MSG_CTRUNC)
             if len(descriptors) == DESCRIPTORS and sockets.is_domain(descriptors[1], AF_UNIX):
                 answer = _answer(data, descriptors[0], judge) if whole else _REFUSED
-                sockets.send_now(descriptors[1], answer)
+                # Before the answer: when the command closes its socket then, the port is free at once.
+                sockets.close_now(descriptors.pop(0))
+                sockets.send_now(descriptors[0], answer)
         except Exception:  # noqa: BLE001, S110  # whatever a request leads to, the next one is served
             pass
         finally:
