@@ -19,9 +19,10 @@ from .options import Options, parse
 from .policy import Grant, PolicyError
 from .request import AUTO, Request
 
+_PROGRAM = "privbind"
 _STDOUT = 1
 _STDERR = 2
-_FAILED = 125
+FAILED = 125
 _READ_SIZE = 1 << 16
 
 
@@ -31,8 +32,7 @@ def start(ignored_signals: str, environment: str, arguments: list[str]) -> None:
     ``ignored_signals`` is a hexadecimal mask; ``environment`` the number of a descriptor that holds the caller's
     environment, or "-" to read it from /proc (docs/architecture.md).
     """
-    if getsignal(SIGINT) not in (SIG_DFL, SIG_IGN):
-        signal(SIGINT, SIG_DFL)
+    let_interrupt_end()
     try:
         entries = _read_environment(environment)
         status = main(arguments, entries, int(ignored_signals, 16))
@@ -51,12 +51,12 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
         if options.help or options.version:
             from .usage import HELP, VERSION_LINE
 
-            return _print(HELP if options.help else VERSION_LINE)
+            return print_out(HELP if options.help else VERSION_LINE)
         _warn_setuid()
         _launch(options, _request(options, environment), ignored_signals)
     except PrivbindError as error:
         for line in error.lines:
-            _say(line)
+            say(line)
         return error.status
     except PolicyError as error:
         return _fail(str(error))
@@ -69,14 +69,14 @@ def _launch(options: Options, request: Request, ignored_signals: int) -> None:
     """Become the command; return only from a dry run. Raises PrivbindError."""
     choice = launch.choose(request)
     for line in launch.warnings(request, choice):
-        _say(f"warning: {line}")
+        say(f"warning: {line}")
     if options.verbose or options.dry_run:
         _tell_plan(request, choice)
     if not options.dry_run:
-        launch.launch(request, choice, ignored_signals, _say if options.verbose else _ignore)
+        launch.launch(request, choice, ignored_signals, say if options.verbose else _ignore)
     elif options.verbose and choice.mechanism:
         for line in choice.mechanism.describe(request):
-            _say(line)
+            say(line)
 
 
 def _request(options: Options, environment: list[bytes]) -> Request:
@@ -122,19 +122,19 @@ def _service(name: str, protocol: str) -> int:
 
 def _warn_setuid() -> None:
     if posix.getuid() != posix.geteuid() or posix.getgid() != posix.getegid():
-        _say("WARNING: privbind is installed setuid or setgid: every user can run commands as any user with it")
+        say("WARNING: privbind is installed setuid or setgid: every user can run commands as any user with it")
 
 
 def _tell_plan(request: Request, choice: launch.Choice) -> None:
-    _say(f"account: {request.account}")
-    _say(f"grant: {request.grant}")
+    say(f"account: {request.account}")
+    say(f"grant: {request.grant}")
     for refusal in choice.passed_over:
-        _say(f"passed over: {refusal}")
+        say(f"passed over: {refusal}")
     if choice.mechanism is None:
-        _say(f"mechanism: none (nothing asked for is reserved: reserved ports end below {request.port_start})")
+        say(f"mechanism: none (nothing asked for is reserved: reserved ports end below {request.port_start})")
     else:
         wanted = "the first that fits" if request.via == AUTO else "asked for"
-        _say(f"mechanism: {choice.name} ({wanted})")
+        say(f"mechanism: {choice.name} ({wanted})")
 
 
 def _read_environment(source: str) -> list[bytes]:
@@ -152,21 +152,35 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _line(text: str) -> bytes:
-    """One line, whatever was in a name: control characters are shown as escapes."""
-    shown = "".join(
-        char if char.isprintable() or "\udc80" <= char <= "\udcff" else f"\\x{ord(char):02x}" for char in text
-    )
-    return b"privbind: " + shown.encode("utf-8", "backslashreplace") + b"\n"
-
-
-def _say(text: str) -> None:
+def say(text: str, program: str = _PROGRAM) -> None:
+    """Write one line to standard error, whatever was in a name: control characters are shown as escapes."""
     # None: the descriptor was closed when Python started, and what has its number now is not ours to write to.
     if sys.stderr is not None:
+        shown = "".join(
+            char if char.isprintable() or "\udc80" <= char <= "\udcff" else f"\\x{ord(char):02x}" for char in text
+        )
         try:
-            posix.write(_STDERR, _line(text))
+            posix.write(_STDERR, f"{program}: {shown}\n".encode("utf-8", "backslashreplace"))
         except OSError:
             pass
+
+
+def print_out(text: str, program: str = _PROGRAM) -> int:
+    """Write a text to standard output; the exit status: 125 when it could not be written."""
+    data = text.encode()
+    try:
+        while data:
+            data = data[posix.write(_STDOUT, data) :]
+    except OSError as error:
+        say(f"cannot write to standard output: {strerror(error)}", program)
+        return FAILED
+    return 0
+
+
+def let_interrupt_end() -> None:
+    """Have SIGINT end this process as it does any other, without Python's traceback; ignored it stays ignored."""
+    if getsignal(SIGINT) not in (SIG_DFL, SIG_IGN):
+        signal(SIGINT, SIG_DFL)
 
 
 def _ignore(text: str) -> None:
@@ -174,15 +188,5 @@ def _ignore(text: str) -> None:
 
 
 def _fail(text: str) -> int:
-    _say(text)
-    return _FAILED
-
-
-def _print(text: str) -> int:
-    data = text.encode()
-    try:
-        while data:
-            data = data[posix.write(_STDOUT, data) :]
-    except OSError as error:
-        return _fail(f"cannot write to standard output: {strerror(error)}")
-    return 0
+    say(text)
+    return FAILED

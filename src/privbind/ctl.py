@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import posix
 import sys
-from signal import SIG_DFL, SIG_IGN, SIGINT, getsignal, signal
 
 from . import __version__
+from .cli import FAILED, let_interrupt_end, print_out, say
 from .errors import PrivbindError, UsageError, strerror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_PROGRAM = "privbindctl"
 _STDOUT = 1
-_STDERR = 2
-_FAILED = 125
 _NO_MECHANISM = 1
 _SOURCE = "src:"
 
@@ -43,8 +42,7 @@ honour a policy; 125 privbindctl failed.
 def start(ignored_signals: str, environment: str, arguments: list[str]) -> None:
     """Run privbindctl and end this process; the launcher's entry point. Nothing of the environment counts."""
     del ignored_signals, environment
-    if getsignal(SIGINT) not in (SIG_DFL, SIG_IGN):
-        signal(SIGINT, SIG_DFL)
+    let_interrupt_end()
     # The launcher's place is the first of what it hands over (docs/architecture.md).
     place = sys.argv[1] if len(sys.argv) > 1 else ""
     posix._exit(main(arguments, "" if place.startswith(_SOURCE) else place))
@@ -131,25 +129,13 @@ def _width() -> int | None:
 
 
 def _say(text: str) -> None:
-    from .report import printable
-
-    if sys.stderr is not None:  # None: the descriptor was closed, and what has its number now is not ours
-        try:
-            posix.write(_STDERR, f"privbindctl: {printable(text)}\n".encode())
-        except OSError:
-            pass
+    say(text, _PROGRAM)
 
 
 def _fail(text: str) -> int:
     _say(text)
-    return _FAILED
+    return FAILED
 
 
 def _print(text: str) -> int:
-    data = text.encode()
-    try:
-        while data:
-            data = data[posix.write(_STDOUT, data) :]
-    except OSError as error:
-        return _fail(f"cannot write to standard output: {strerror(error)}")
-    return 0
+    return print_out(text, _PROGRAM)
