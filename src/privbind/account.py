@@ -7,7 +7,7 @@ import posix
 
 from .errors import PrivbindError, UsageError, strerror
 from .linux import capabilities, prctl
-from .linux.process import set_file_ids
+from .linux.process import leave_session_keyring, set_file_ids
 from .policy import MAX_ID, PolicyError, number
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+_FILE_CAPABILITIES = capabilities.mask(*capabilities.FOR_FILES)
 _NO_CHANGE = 0xFFFFFFFF  # (uid_t) -1 and (gid_t) -1 mean "leave as it is" to setresuid(2)
 
 
@@ -109,8 +110,8 @@ def missing_capabilities(needed: tuple[int, ...]) -> list[str]:
 class FileAccess:
     """A context in which this process opens and looks up files as the account would, and as nobody else.
 
-    Only access to files changes (setfsuid(2)), so nothing else can send signals to it or trace it meanwhile; the
-    capabilities that override file permissions are out of effect unless the process keeps them by other means.
+    Only access to files changes (setfsuid(2)), so nothing else can send signals to it or trace it meanwhile. The
+    capabilities that override file permissions are out of effect.
     """
 
     def __init__(self, account: Account) -> None:
@@ -119,9 +120,12 @@ class FileAccess:
 
     def __enter__(self) -> Self:
         self._groups = posix.getgroups()
+        permitted, self._effective, inheritable = capabilities.get()
         try:
             posix.setgroups(self._account.groups)
             set_file_ids(self._account.uid, self._account.gid)
+            # The kernel does this itself, but for a caller whose uid was not 0, or with odd securebits.
+            capabilities.put(permitted, self._effective & ~_FILE_CAPABILITIES, inheritable)
         except OSError as error:
             try:
                 self._leave()
@@ -137,6 +141,8 @@ class FileAccess:
 
     def _leave(self) -> None:
         set_file_ids(posix.geteuid(), posix.getegid())
+        permitted, _, inheritable = capabilities.get()
+        capabilities.put(permitted, self._effective, inheritable)
         posix.setgroups(self._groups)
 
 
@@ -151,8 +157,9 @@ def become(account: Account, keep: tuple[int, ...] = ()) -> None:
         posix.setgroups(account.groups)
         step = f"gid {account.gid}"
         posix.setresgid(account.gid, account.gid, account.gid)
-        prctl.set_keep_capabilities(bool(keep))
         step = f"uid {account.uid}"
+        if keep:
+            prctl.set_keep_capabilities(True)
         posix.setresuid(account.uid, account.uid, account.uid)
         step = "capabilities"
         # Leaving uid 0 clears them, but only that: one who starts with ambient capabilities, or with the securebit
@@ -160,6 +167,8 @@ def become(account: Account, keep: tuple[int, ...] = ()) -> None:
         prctl.clear_ambient()
         kept = capabilities.mask(*keep)
         capabilities.put(kept, kept, 0)
+        step = "session keyring"
+        leave_session_keyring()
     except OSError as error:
         raise PrivbindError(f"cannot become {account}: {step}: {strerror(error)}") from error
     verify(account, keep)

@@ -62,6 +62,8 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
         return _fail(str(error))
     except OSError as error:
         return _fail(f"unexpected: {strerror(error)}")
+    except Exception as error:  # noqa: BLE001  # a fault of ours is one line as well, and nothing half-done
+        return _fail(f"a fault of privbind's own: {type(error).__name__}: {error}")
     return 0
 
 

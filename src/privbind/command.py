@@ -6,6 +6,7 @@ from __future__ import annotations
 import posix
 from _stat import S_IMODE, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
 from _struct import Struct
+from errno import EACCES, EINVAL
 
 from .account import FileAccess
 from .errors import NotExecutableError, NotFoundError, strerror
@@ -21,6 +22,8 @@ _DEFAULT_PATH = b"/bin:/usr/bin"  # execvp(3), glibc since 2.24
 _MAX_INTERPRETERS = 5  # fs/exec.c: bprm recursion depth
 _HEAD = 256  # BINPRM_BUF_SIZE, linux/binfmts.h
 
+_QUIETLY = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK | posix.O_NOCTTY
+_ELF = b"\x7fELF"
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64", 3: "i386", 40: "arm"}  # linux/elf-em.h
 _PT_INTERP = 3
 _ET_DYN = 3
@@ -114,14 +117,55 @@ def inspect(path: bytes, account: Account) -> Program:
     image = path
     for _ in range(_MAX_INTERPRETERS):
         try:
-            with open(image, "rb", buffering=0) as file:
-                head = file.read(_HEAD)
-                if head.startswith(b"\x7fELF"):
-                    return Program(path, image, _read_elf(head, file.fileno()), _gains(image, account))
-        except OSError as error:
-            return Program(path, image, None, unreadable=strerror(error))
+            fd = _open_program(image, account)
+            try:
+                head = posix.read(fd, _HEAD)
+                if head.startswith(_ELF):
+                    return Program(path, image, _read_elf(head, fd), _gains(fd, account))
+            finally:
+                posix.close(fd)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in a #! line
+            reason = strerror(error) if isinstance(error, OSError) else str(error)
+            return Program(path, image, None, unreadable=reason)
         image = _interpreter(head) or SHELL
     return Program(path, image, None, unreadable="too many interpreters")
+
+
+def open_regular(path: bytes, account: Account) -> int:
+    """Open a regular file for reading, with the account's rights and without side effects. Raises OSError.
+
+    The account may have named it, in a ``#!`` line or by a link: so root's rights must not open what only root may, and
+    nothing may wait for a pipe's other end or take a terminal.
+    """
+    with FileAccess(account):
+        fd = posix.open(path, _QUIETLY)
+    if S_ISREG(posix.fstat(fd).st_mode):
+        return fd
+    posix.close(fd)
+    raise OSError(EINVAL, "it is not a regular file")
+
+
+def _open_program(path: bytes, account: Account) -> int:
+    """Open a program that the account may execute, if only that. Raises OSError."""
+    try:
+        return open_regular(path, account)
+    except PermissionError:
+        pass
+    with FileAccess(account):
+        # To hold a place does nothing to what is there, and needs no right to it.
+        place = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
+        try:
+            same = f"/proc/self/fd/{place}"
+            fits = S_ISREG(posix.fstat(place).st_mode) and posix.access(same, posix.X_OK, effective_ids=True)
+        except BaseException:
+            posix.close(place)
+            raise
+    try:
+        if not fits:
+            raise PermissionError(EACCES, "Permission denied")
+        return posix.open(same, _QUIETLY)
+    finally:
+        posix.close(place)
 
 
 def _interpreter(head: bytes) -> bytes:
@@ -132,11 +176,10 @@ def _interpreter(head: bytes) -> bytes:
     return words[0] if words else b""
 
 
-def read_elf(path: bytes) -> Elf | None:
+def read_elf(fd: int) -> Elf | None:
     """What kind of ELF file this is, None for any other file. Raises OSError when it cannot be read."""
-    with open(path, "rb", buffering=0) as file:
-        head = file.read(_HEAD)
-        return _read_elf(head, file.fileno()) if head.startswith(b"\x7fELF") else None
+    head = posix.pread(fd, _HEAD, 0)
+    return _read_elf(head, fd) if head.startswith(_ELF) else None
 
 
 def _read_elf(head: bytes, fd: int) -> Elf | None:
@@ -163,16 +206,16 @@ def _read_elf(head: bytes, fd: int) -> Elf | None:
     return Elf(bits, _ELF_MACHINES.get(machine, f"machine {machine}"), interpreter, kind == _ET_DYN)
 
 
-def _gains(image: bytes, account: Account) -> str:
-    """The privilege that this account gains by executing the image, in words."""
-    found = posix.stat(image)
+def _gains(fd: int, account: Account) -> str:
+    """The privilege that this account gains by executing this file, in words."""
+    found = posix.fstat(fd)
     mode = S_IMODE(found.st_mode)
     if mode & S_ISUID and found.st_uid != account.uid:
         return f"it is setuid to uid {found.st_uid}"
     if mode & S_ISGID and mode & S_IXGRP and found.st_gid != account.gid:
         return f"it is setgid to gid {found.st_gid}"
     try:
-        posix.getxattr(image, "security.capability")
+        posix.getxattr(fd, "security.capability")
     except OSError:
         return ""
     return "it has file capabilities"

@@ -12,9 +12,9 @@ import sys
 from dataclasses import dataclass
 from stat import S_ISGID, S_ISREG, S_ISUID
 
-from . import command, mechanisms
+from . import mechanisms
 from .account import Account, look_up, missing_capabilities
-from .command import Elf, Program
+from .command import Elf, Program, read_elf
 from .errors import PrivbindError, UnsupportedError, UsageError, strerror
 from .linux import capabilities, cgroup, hierarchy, seccomp, sockets
 from .linux.call import machine
@@ -199,13 +199,20 @@ def _request(grant: Grant, port_start: int | None, no_new_privileges: bool = Fal
 
 def _dynamic_program() -> Program | None:
     """A program that prints a file, into which a library of this machine's can be preloaded."""
-    account = Account(_NOBODY, _NOBODY, ())
     for path in ("/bin/cat", "/usr/bin/cat", sys.executable):
-        found = command.inspect(path.encode("utf-8", "surrogateescape"), account)
-        elf = found.elf
-        if elf and elf.interpreter and (elf.bits, elf.machine) == (64, machine()) and not found.gains:
-            return found
+        try:
+            elf = _elf(path)
+        except OSError:
+            continue
+        if elf and elf.interpreter and (elf.bits, elf.machine) == (64, machine()):
+            name = path.encode("utf-8", "surrogateescape")
+            return Program(name, name, elf)
     return None
+
+
+def _elf(path: str | bytes) -> Elf | None:
+    with open(path, "rb", buffering=0) as file:
+        return read_elf(file.fileno())
 
 
 def _certain(name: str, shim: Shim, cgroups: Cgroups) -> str:
@@ -292,7 +299,7 @@ def _shim() -> Shim:
     path = preload.own_shim()
     shown = path.decode("utf-8", "backslashreplace")
     try:
-        elf = command.read_elf(path)
+        elf = _elf(path)
     except FileNotFoundError:
         return Shim(shown, False, False, "its shim was not built")
     except OSError as error:

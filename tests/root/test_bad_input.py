@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -79,6 +81,7 @@ MARK = ["touch", "/tmp/privbind-must-not-start"]
         ([*OK, "-l", "", "true"], "the shim"),
         ([*OK, "-l", "/etc/passwd", "true"], "not a shared ELF library"),
         ([*OK, "-l", "/etc", "true"], "cannot read the shim '/etc'"),
+        ([*OK, "-l", "/dev/null", "true"], "not a regular file"),
         (["-u", "nobody", "--via=bpf", "-l", "/x.so", "true"], "-l goes with --via preload"),
         (["-u", "123456", "-g", "1", "--via=preload", "--set-home", "true"], "--set-home"),
     ],
@@ -174,6 +177,41 @@ def test_a_command_that_preload_cannot_reach(host: Host, folder: Path) -> None:
     setuid.chmod(0o755)
     subprocess.run(["setcap", "cap_net_raw+ep", setuid], check=True)
     refused(host, [*OK, setuid], "file capabilities")
+
+
+@pytest.mark.parametrize("mechanism", ["auto", "preload"])
+def test_a_script_cannot_have_root_open_what_its_user_may_not(host: Host, folder: Path, mechanism: str) -> None:
+    """A pipe, a device or a file of root's in a #! line is not opened with root's rights, and nothing waits."""
+    secret = folder / "secret"
+    secret.write_text("#!/words-of-the-secret\n")
+    secret.chmod(0o600)
+    pipe = folder / "pipe"
+    os.mkfifo(pipe, 0o666)
+    device = folder / "device"
+    os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    for target, why in ((secret, "Permission denied"), (pipe, "not a regular file"), (device, "Permission denied")):
+        script = folder / "script"
+        script.write_text(f"#!{target}\n")
+        script.chmod(0o755)
+        found = host.run([host.privbind, "-u", "nobody", f"--via={mechanism}", "--dry-run", script])
+        assert "words-of-the-secret" not in found.err
+        if mechanism == "preload":
+            assert found.status == 125
+            assert f"cannot see what kind of program '{target}' is: " in found.err
+            assert why in found.err
+        else:
+            assert found.status == 0
+
+
+def test_a_program_that_may_be_executed_but_not_read(host: Host, folder: Path) -> None:
+    """It is looked at all the same."""
+    program = folder / "true"
+    shutil.copy("/bin/true", program)
+    program.chmod(0o711)
+    assert host.run([host.privbind, *OK, program]).ok()
+    static = compiled(folder, "static", "-static")
+    static.chmod(0o711)
+    refused(host, [*OK, static], "statically linked")
 
 
 def test_not_executable_and_not_found(host: Host, folder: Path) -> None:

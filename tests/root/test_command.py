@@ -285,3 +285,31 @@ def test_sockets_are_the_commands_own(host: Host, mechanism: str) -> None:
     ask = "import socket; print(socket.create_connection(('127.0.0.1', 80)).recv(9).decode())"
     assert host.run(python(ask)).ok().out == "hi\n"
     assert process.wait() == 0
+
+
+KEYRING = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+if sys.argv[1] == "make":
+    assert libc.syscall(250, 1, None) > 0
+    assert libc.syscall(248, b"user", b"privbind-test", b"secret", 6, -3) > 0
+    os.execv(sys.argv[2], sys.argv[2:])
+print(libc.syscall(250, 10, -3, b"user", b"privbind-test", 0))
+"""
+
+
+def test_keys_of_the_callers_session_are_out_of_reach(host: Host, mechanism: str) -> None:
+    """Who has root's session keyring can use the keys in it, whatever his uid; the command gets a new one."""
+    ask = [*python(KEYRING), "ask"]
+    control = ["setpriv", "--reuid=65534", "--clear-groups", *ask]
+    assert int(host.run([*python(KEYRING), "make", "/usr/bin/env", *control]).ok().out) > 0
+    assert host.run([*python(KEYRING), "make", *host.command(ask, f"--via={mechanism}")]).ok().out == "-1\n"
+
+
+@pytest.mark.parametrize("bits", [1 << 2, 1 << 2 | 1 << 3], ids=["no_setuid_fixup", "locked"])
+def test_with_securebits_that_keep_capabilities(host: Host, mechanism: str, bits: int) -> None:
+    """A change of uid then takes none away: they are cleared all the same, and a locked bit stops no launch."""
+    code = f"import ctypes, os, sys; ctypes.CDLL(None).prctl(28, {bits}, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    command = host.command(["grep", "Cap[IPEA]", "/proc/self/status"], f"--via={mechanism}")
+    found = host.run([*python(code), *command]).ok()
+    assert {int(line.split()[1], 16) for line in found.lines} == {0}

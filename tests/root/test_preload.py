@@ -120,3 +120,21 @@ def test_descriptors_do_not_leak_in_the_helper(host: Host, programs: Path) -> No
 def held(pid: int) -> dict[str, str]:
     """A process's descriptors."""
     return {entry.name: os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+SHUT = """
+import os, socket, time
+channel = socket.socket(fileno=int(os.environ["PRIVBIND_CHANNEL"].split(":")[0]))
+channel.shutdown(socket.SHUT_WR)
+print("shut", flush=True)
+input()
+"""
+
+
+def test_a_channel_that_is_shut_down_ends_the_helper(host: Host) -> None:
+    """Nobody can ask any more, so it does not wait, let alone spin, while the command lives."""
+    process = host.start(python(SHUT), "--via=preload", "-v", stdin=-1, stdout=-1, stderr=-1)
+    helper = helper_of(process)
+    assert read_line(process) == "shut\n"
+    wait_for(lambda: gone(helper), "the helper's end")
+    process.communicate("\n")

@@ -125,9 +125,9 @@ def test_a_user_namespace_that_maps_no_id_for_the_helper(host: Host) -> None:
     """One mapped id is root's: neither the account nor a helper can be somebody else."""
     found = host.run(["unshare", "--user", "--map-root-user", "--net", *host.command(["true"], "-g0", user="1")])
     assert found.status == 125
-    assert found.err == (
-        "privbind: cannot look at files as daemon uid=1 gid=0 groups=0: Operation not permitted\n"
-    ), found
+    assert found.err == ("privbind: cannot look at files as daemon uid=1 gid=0 groups=0: Operation not permitted\n"), (
+        found
+    )
 
 
 def test_setuid_installation_warns_loudly_and_goes_on(host: Host) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from _socket import AF_UNIX, CMSG_LEN, MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_TRUNC, SCM_RIGHTS, SOL_SOCKET
 from _struct import unpack
 from errno import EACCES, ECONNRESET, ENOBUFS, ENOMEM
-from select import poll
+from select import POLLRDHUP, poll
 
 from ..linux import sockets
 from .judge import Facts
@@ -36,7 +36,8 @@ def serve(channel: socket, judge: Judge) -> None:
     """
     refusing = judge.exhausted
     hang_up = poll()
-    hang_up.register(channel, 0)
+    # Also what shutdown(2) of the other end does, for good: then nobody can ask any more.
+    hang_up.register(channel, POLLRDHUP)
     while refusing or not judge.exhausted:
         try:
             # One byte more than the longest request, so that a longer one shows.

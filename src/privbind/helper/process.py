@@ -166,7 +166,10 @@ def _strip(job: Job, keep: tuple[int, ...]) -> None:
     """Become nobody in particular, with no more than the job's capabilities."""
     process.close_all_but(keep)
     # Whatever the interpreter might ever print must not land in a socket of the command.
-    null = posix.open("/dev/null", posix.O_RDWR)
+    try:
+        null = posix.open("/dev/null", posix.O_RDWR)
+    except OSError as error:
+        raise PrivbindError(f"cannot open /dev/null: {strerror(error)}") from error
     for standard in range(3):
         if standard != null and standard not in keep:
             posix.dup2(null, standard)
@@ -180,7 +183,8 @@ def _strip(job: Job, keep: tuple[int, ...]) -> None:
     if capabilities.effective(capabilities.CAP_SETPCAP):
         prctl.empty_bounding_set()
         prctl.set_securebits(
-            prctl.SECBIT_NOROOT
+            prctl.securebits()  # some may be locked
+            | prctl.SECBIT_NOROOT
             | prctl.SECBIT_NOROOT_LOCKED
             | prctl.SECBIT_KEEP_CAPS
             | prctl.SECBIT_NO_CAP_AMBIENT_RAISE

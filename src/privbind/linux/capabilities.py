@@ -18,6 +18,9 @@ CAP_SYS_ADMIN = 21
 CAP_BPF = 39  # 5.8
 LAST_POSSIBLE = 63  # the sets have 64 bits, however many the kernel uses
 
+FOR_FILES = (0, 1, CAP_DAC_READ_SEARCH, 3, 4, 9, 27, 32)
+"""Those that setfsuid(2) takes out of effect: CAP_CHOWN, CAP_DAC_OVERRIDE … (CAP_FS_SET, linux/capability.h)."""
+
 NAMES = {
     CAP_DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH",
     CAP_SETGID: "CAP_SETGID",

@@ -2,13 +2,16 @@
 """Control groups, version 2: the one that this process is in, and a child of it for one launch.
 
 A launch's cgroup is a directory ``privbind.PID.N`` below the launcher's own. While a launch prepares it, it holds a
-lock (flock(2)) on the directory, and `sweep` removes only what it can lock: so empty cgroups of ended launches go at
-the next start, and never one that is about to be used. An error is a `CgroupError` with its reason in one line.
+lock (flock(2)) on the directory, which nobody else can open then, and `sweep` removes only what it can lock: so empty
+cgroups of ended launches go at the next start, and never one that is about to be used. Once a process is in it, it is
+open to all, and no lock counts any more: the kernel removes none that is in use. An error is a `CgroupError` with its
+reason in one line.
 """
 
 from __future__ import annotations
 
 import posix
+from _stat import S_IMODE
 from _struct import pack, unpack_from
 from errno import EACCES, EAGAIN, EBUSY, EEXIST, ENOENT, EPERM, EROFS
 from fcntl import LOCK_EX, LOCK_NB, flock, ioctl
@@ -31,7 +34,11 @@ _INFO_CGROUP_ID = 8  # offset in struct pidfd_info
 _OPEN_BY_HANDLE_AT = {"x86_64": 304, "aarch64": 265}  # 2.6.39
 _FILEID_KERNFS = 0xFE  # linux/exportfs.h, 5.6: the handle is the cgroup's id
 
-_MAX_NAMES = 1000  # names tried for one launch
+_PREPARING = 0o700  # a launch's cgroup until a process is in it
+_ENTERED = 0o755
+
+_MAX_NAMES = 1000  # names tried for one launch, and looked at in one sweep
+_MAX_LEVELS = 8  # of launches inside launches that a sweep goes down
 
 
 class CgroupError(Exception):
@@ -83,6 +90,7 @@ class Cgroup:
             posix.write(fd, b"0")
         finally:
             posix.close(fd)
+        posix.fchmod(self.fd, _ENTERED)
 
 
 def own() -> Cgroup:
@@ -133,7 +141,8 @@ def make_child(parent: Cgroup) -> tuple[str, Cgroup]:
     for number in range(_MAX_NAMES):
         name = f"{PREFIX}{posix.getpid()}.{number}"
         try:
-            posix.mkdir(name, 0o755, dir_fd=parent.fd)
+            # Closed to others, since whoever can open it can lock it.
+            posix.mkdir(name, _PREPARING, dir_fd=parent.fd)
         except OSError as error:
             if error.errno == EEXIST:
                 continue
@@ -150,16 +159,16 @@ def remove(parent_fd: int, name: str) -> None:
     posix.rmdir(name, dir_fd=parent_fd)
 
 
-def sweep(parent_fd: int) -> int:
+def sweep(parent_fd: int, levels: int = _MAX_LEVELS) -> int:
     """Remove the empty cgroups of ended launches below this one; how many they were.
 
-    Whoever prepares a launch holds a lock on its cgroup; a cgroup with a process in it is busy. What cannot be
-    removed stays for the next time.
+    Whoever prepares a launch holds a lock on its cgroup; one with a process in it is busy. What cannot be
+    removed stays for the next time, and so does what is too much for one launch to look at.
     """
+    if levels == 0:
+        return 0
     removed = 0
-    for name in posix.listdir(parent_fd):
-        if not name.startswith(PREFIX):
-            continue
+    for name in [name for name in posix.listdir(parent_fd) if name.startswith(PREFIX)][:_MAX_NAMES]:
         fd = _lock(name, parent_fd)
         if fd < 0:
             continue
@@ -170,7 +179,7 @@ def sweep(parent_fd: int) -> int:
                 # An ended launch may have had other launches inside, whose cgroups keep it busy.
                 if error.errno != EBUSY or "populated 0" not in _read_at("cgroup.events", fd):
                     continue
-                removed += sweep(fd)
+                removed += sweep(fd, levels - 1)
                 posix.rmdir(name, dir_fd=parent_fd)
             removed += 1
         except OSError:
@@ -298,13 +307,17 @@ def _open_identity(point: str, device: int, identity: int) -> int:
 
 
 def _lock(name: str, parent_fd: int) -> int:
-    """Open and lock a cgroup below another one; -1 when another process holds the lock or has removed it."""
+    """Open a cgroup below another one, and lock it unless it has been entered already.
+
+    -1 when another process holds the lock or has removed it.
+    """
     try:
         fd = posix.open(name, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC, dir_fd=parent_fd)
     except OSError:
         return -1
     try:
-        flock(fd, LOCK_EX | LOCK_NB)
+        if S_IMODE(posix.fstat(fd).st_mode) == _PREPARING:
+            flock(fd, LOCK_EX | LOCK_NB)
         # The one who held the lock may just have removed what we opened.
         if posix.stat(name, dir_fd=parent_fd).st_ino == posix.fstat(fd).st_ino:
             return fd

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from _struct import Struct, pack
-from errno import EPERM
+from errno import EACCES, ENOSYS, EPERM
 
 from .call import address_of, number, syscall, syscall_raw
 
@@ -15,6 +15,7 @@ RLIMIT_NPROC = 6
 RLIMIT_NOFILE = 7
 _LIMIT = Struct("=QQ")  # struct rlimit64: soft, hard
 
+_KEYCTL_JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
 _INVALID_ID = 0xFFFFFFFF  # (uid_t) -1
 
 
@@ -25,6 +26,18 @@ def fork_unheard() -> int:
     after a fork is not run: for a process with a single thread there is none that matters.
     """
     return syscall("clone", 0, 0, 0, 0, 0)
+
+
+def leave_session_keyring() -> None:
+    """Take a new session keyring, so that keys of the one before are out of reach (keyctl(2)).
+
+    Nothing happens where that call is not there or forbidden: then no key can be used either. Raises OSError.
+    """
+    try:
+        syscall("keyctl", _KEYCTL_JOIN_SESSION_KEYRING, 0)
+    except OSError as error:
+        if error.errno not in (ENOSYS, EPERM, EACCES):
+            raise
 
 
 def execve(path: bytes, argv: list[bytes], environment: list[bytes]) -> None:

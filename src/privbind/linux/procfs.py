@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import posix
+from _stat import S_ISREG
+from errno import EINVAL
 
 _PROC = "/proc"
 _MOUNTS = "/proc/self/mountinfo"
@@ -73,10 +75,30 @@ def descriptors(pid: int) -> dict[int, str]:
 
 
 def read_descriptor(pid: int, fd: int, max_size: int) -> bytes:
-    """The start of a file that another process holds open, whatever the place that it has read to."""
-    file = posix.open(f"{_PROC}/{pid}/fd/{fd}", posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    """The start of a file in memory that another process holds open, whatever the place that it has read to.
+
+    Raises OSError, also for any other file: a name proves nothing, and to open a device is to use it.
+    """
+    # To hold a place (O_PATH) does nothing to what is there.
+    place = posix.open(f"{_PROC}/{pid}/fd/{fd}", posix.O_PATH | posix.O_CLOEXEC)
+    try:
+        found = posix.fstat(place)
+        if not S_ISREG(found.st_mode) or found.st_nlink or found.st_dev != _memory_device():
+            raise OSError(EINVAL, "not a file in memory")
+        file = posix.open(f"{_PROC}/self/fd/{place}", posix.O_RDONLY | posix.O_CLOEXEC)
+    finally:
+        posix.close(place)
     try:
         return posix.pread(file, max_size, 0)
+    finally:
+        posix.close(file)
+
+
+def _memory_device() -> int:
+    """The device number that the kernel's files in memory have (memfd_create(2))."""
+    file = posix.memfd_create("privbind", posix.MFD_CLOEXEC)
+    try:
+        return posix.fstat(file).st_dev
     finally:
         posix.close(file)
 

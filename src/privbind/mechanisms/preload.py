@@ -9,8 +9,7 @@ from __future__ import annotations
 import posix
 from fcntl import F_DUPFD, fcntl
 
-from ..account import FileAccess
-from ..command import read_elf
+from ..command import open_regular, read_elf
 from ..errors import PrivbindError, UnsupportedError, strerror
 from ..helper import channel
 from ..helper.judge import Judge
@@ -78,24 +77,26 @@ def check_shim(path: bytes, request: Request) -> None:
         if separator in path:
             raise _refusal(f"the path of the shim '{shown}' has {name} in it, which LD_PRELOAD cannot name")
     try:
-        elf = read_elf(path)
+        fd = open_regular(path, request.account)
     except FileNotFoundError:
         if request.library is not None:
             raise _refusal(f"the shim '{shown}' does not exist") from None
         raise _refusal("its shim was not built", "install a C compiler and make, then install privbind again") from None
     except OSError as error:
+        reason = f"{request.account} cannot read the shim '{shown}': {strerror(error)}"
+        raise _refusal(reason, "install privbind where that user may read it") from error
+    try:
+        elf = read_elf(fd)
+        not_executable = posix.fstatvfs(fd).f_flag & _ST_NOEXEC
+    except OSError as error:
         raise _refusal(f"cannot read the shim '{shown}': {strerror(error)}") from error
+    finally:
+        posix.close(fd)
     if elf is None or not elf.shared:
         raise _refusal(f"the shim '{shown}' is not a shared ELF library")
     if (elf.bits, elf.machine) != (64, machine()):
         raise _refusal(f"the shim '{shown}' is for {elf.machine}, not for {machine()}")
-    try:
-        with FileAccess(request.account):
-            posix.close(posix.open(path, posix.O_RDONLY))
-    except OSError as error:
-        reason = f"{request.account} cannot read the shim '{shown}': {strerror(error)}"
-        raise _refusal(reason, "install privbind where that user may read it") from error
-    if posix.statvfs(path).f_flag & _ST_NOEXEC:
+    if not_executable:
         raise _refusal(f"the shim '{shown}' is on a file system that is mounted noexec")
 
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import posix
-from errno import ENOSYS, EPERM
+from errno import EMFILE, ENFILE, ENOSYS, EPERM
 
-from ...errors import UnsupportedError, strerror
+from ...errors import PrivbindError, UnsupportedError, strerror
 from ...linux import bpf, capabilities
 from .assembly import R0, R1, R2, R3, R4, R5, R6, R10, Assembly
 from .compiler import LIFTED, NATIVE
@@ -40,7 +40,9 @@ def check(grant: Grant) -> None:
 
 
 def missing(grant: Grant, failure: OSError) -> UnsupportedError:
-    """Find out why a program could not be loaded."""
+    """Find out why a program could not be loaded. Raises PrivbindError for what is no word about the kernel."""
+    if failure.errno in (EMFILE, ENFILE):
+        raise PrivbindError(f"cannot load a BPF program: {strerror(failure)}") from failure
     if failure.errno == ENOSYS:
         return UnsupportedError("bpf", "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
     if failure.errno == EPERM:
