@@ -1,0 +1,122 @@
+"""The README's own commands, in a fresh clone, as a new user types them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ..conftest import ROOT
+from .conftest import NOT_SOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+DRIVER = """
+import os, shlex, subprocess, sys, time, urllib.request
+example = shlex.split(sys.argv[1])
+command = example[example.index("--") + 1:]
+as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+control = subprocess.run([*as_nobody, *command], capture_output=True, text=True, timeout=60)
+assert "Permission denied" in control.stderr, control
+server = subprocess.Popen(example, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+try:
+    status, end = 0, time.monotonic() + 60
+    while not status and time.monotonic() < end:
+        assert server.poll() is None, server.returncode
+        try:
+            status = urllib.request.urlopen("http://127.0.0.1/", timeout=30).status
+        except urllib.error.URLError:
+            time.sleep(0.01)
+    facts = dict(line.split(":\\t", 1) for line in open(f"/proc/{server.pid}/status") if ":\\t" in line)
+    print(status, *facts["Uid"].split(), int(facts["CapPrm"], 16), int(facts["CapEff"], 16))
+    listed = subprocess.run(["privbindctl", "ls"], capture_output=True, text=True, timeout=60)
+    print("listed", "tcp:80" in listed.stdout and str(server.pid) in listed.stdout)
+    print("doctor", subprocess.run(["privbindctl", "doctor"], stdout=subprocess.DEVNULL, timeout=60).returncode)
+finally:
+    server.kill()
+    server.wait()
+other = [word.replace("80", "81") for word in command]
+refused = subprocess.run([*example[:example.index("--") + 1], *other], capture_output=True, text=True, timeout=60)
+print("81", "Permission denied" in refused.stderr)
+"""
+"""Runs the README's example, a server on port 80, and prints what it is; without privbind it must fail."""
+
+
+@pytest.fixture(scope="module")
+def clone() -> Iterator[Path]:
+    """A clone in a folder that nobody but root may enter; of an unpacked source distribution, a copy."""
+    with tempfile.TemporaryDirectory(prefix="privbind-readme-", dir="/tmp") as name:
+        place = Path(name) / "privbind"
+        if (ROOT / ".git").exists():
+            subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, place], check=True)
+        else:
+            shutil.copytree(ROOT, place, ignore=NOT_SOURCE)
+        assert Path(name).stat().st_mode & 0o777 == 0o700
+        yield place
+
+
+def new_user(clone: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the clone with the environment of a new shell."""
+    environment = {name: os.environ[name] for name in os.environ if name.lower().endswith(("_proxy", "pip_index_url"))}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))}
+    environment |= {"PATH": PATH, "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
+    return subprocess.run(argv, cwd=clone, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def blocks(clone: Path) -> list[str]:
+    """The README's code blocks."""
+    text = (clone / "README.md").read_text()
+    found = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
+    return [re.sub("^    ", "", lines, flags=re.MULTILINE) for lines in found]
+
+
+def block(clone: Path, start: str) -> str:
+    """The one that starts so."""
+    (found,) = [text for text in blocks(clone) if text.startswith(start)]
+    return found
+
+
+def test_make_demo(clone: Path) -> None:
+    """The first of the two commands, below a folder that the server's user may not enter."""
+    first = block(clone, "make demo").splitlines()[0]
+    done = new_user(clone, "sh", "-ec", first)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "200 OK" in done.stdout
+    assert "nobody" in done.stdout
+
+
+def test_make_help(clone: Path) -> None:
+    """It lists both."""
+    done = new_user(clone, "make", "help")
+    assert done.returncode == 0
+    assert "make demo" in done.stdout
+    assert "make test" in done.stdout
+
+
+def test_install_and_first_example(clone: Path) -> None:
+    """The install block, then the example at the top: it serves as the README says, and has no other port."""
+    hide = "for place in /opt /usr/local/sbin; do mount -t tmpfs -o mode=755 tmpfs $place; done\n"
+    example = block(clone, "privbind -u nobody").strip()
+    run = 'exec unshare --net sh -ec \'ip link set lo up; exec "$@"\' sh /usr/bin/python3 -I -c "$@"'
+    script = f"{hide}{block(clone, 'python3 -m venv')}\n{run}"
+    done = new_user(clone, "unshare", "--mount", "sh", "-ec", script, "sh", DRIVER, example)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = done.stdout.splitlines()[-4:]
+    assert found == ["200 65534 65534 65534 65534 0 0", "listed True", "doctor 0", "81 True"], done.stdout + done.stderr
+
+
+def test_the_man_page_of_the_clone(clone: Path) -> None:
+    """`man -l man/privbind.1`, as the README has it."""
+    assert "`man -l man/privbind.1`" in (clone / "README.md").read_text()
+    done = new_user(clone, "man", "-l", "man/privbind.1")
+    assert done.returncode == 0, done.stderr
+    assert "SYNOPSIS" in done.stdout
