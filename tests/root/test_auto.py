@@ -93,6 +93,14 @@ CASES = [
         {"bpf": "this user may not make a cgroup"},
     ),
     Case(
+        "a container with what bpf needs and a cgroup namespace",
+        ["unshare", "--cgroup", *capabilities(*FEW, "net_admin", "bpf", "dac_override")],
+        POLICY,
+        STATIC,
+        "bpf",
+        {},
+    ),
+    Case(
         "a container with CAP_SYS_PTRACE, no_new_privs asked for",
         capabilities(*FEW, "sys_ptrace"),
         [*POLICY, "--no-new-privs"],
