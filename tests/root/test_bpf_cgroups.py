@@ -6,6 +6,7 @@ import ctypes
 import os
 import random
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -633,6 +634,25 @@ class TestSweep:
         assert len(left) == 1
         in_host(lambda: [tree.enter(), prepared("tcp:80").cancel()])
         assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
+
+
+def test_a_launch_that_was_entered_and_fails_leaves_the_callers_cgroup_as_it_was(tree: Tree) -> None:
+    """The process is back in it, with its own one gone, and who may look into it has not changed."""
+    os.fchmod(tree.fd, 0o555)
+
+    def host() -> list[Any]:
+        tree.enter()
+        launch = prepared("tcp:80")
+        (name,) = (name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX))
+        preparing = stat.S_IMODE(os.stat(name, dir_fd=tree.fd).st_mode)
+        launch.enter()
+        entered = stat.S_IMODE(os.stat(name, dir_fd=tree.fd).st_mode)
+        launch.cancel()
+        return [preparing, entered, cgroup.own().path == tree.path]
+
+    assert in_host(host) == [0o700, 0o755, True]
+    assert stat.S_IMODE(os.fstat(tree.fd).st_mode) == 0o555
+    assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
 
 
 @pytest.mark.parametrize("step", ["create_array", "write_array", "freeze", "load", "tie", "attach"])

@@ -90,6 +90,9 @@ class Cgroup:
             posix.write(fd, b"0")
         finally:
             posix.close(fd)
+
+    def open_to_all(self) -> None:
+        """Say that a process has been in this launch's cgroup, and let others look into it. Raises OSError."""
         posix.fchmod(self.fd, _ENTERED)
 
 

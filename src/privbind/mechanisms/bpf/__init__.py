@@ -137,9 +137,10 @@ class _Bpf(Prepared):
     def enter(self) -> None:
         try:
             self._child.enter()
+            self._entered = True
+            self._child.open_to_all()
         except OSError as error:
             raise PrivbindError(f"cannot enter cgroup '{self._child.path}': {strerror(error)}") from error
-        self._entered = True
 
     def cancel(self) -> None:
         try:
