@@ -261,7 +261,8 @@ def test_python_server_in_a_virtual_environment(machine: Machine, venv: Path, na
     """With two workers."""
     assert (venv / "bin" / name).exists()
     process = check_server(machine, name)
-    assert len(children_of(process.pid)) >= 2
+    # The first may answer before the second is there.
+    wait_for(lambda: len(children_of(process.pid)) >= 2, "two workers")
 
 
 def test_node(machine: Machine) -> None:
@@ -328,8 +329,7 @@ def test_pm2_in_the_foreground(machine: Machine, pm2: Path, tmp_path: Path, mech
     )
     machine.serves(process)
     assert machine.page() == "hello\n"
-    workers = children_of(process.pid)
-    assert len(workers) >= 2
+    workers = wait_for(lambda: (found := children_of(process.pid))[1:] and found, "two workers")
     for pid in (process.pid, *workers):
         unprivileged(pid)
     process.send_signal(signal.SIGINT)

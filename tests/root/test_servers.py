@@ -144,7 +144,9 @@ def test_nginx(host: Host, site: Path, mechanism: str) -> None:
     refuses(host, argv)
     process = host.start(argv, f"--via={mechanism}", "--allow=tcp:80", stderr=subprocess.DEVNULL)
     serves(host, process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    # The first may answer before the second is there.
+    children = wait_for(lambda: (found := listed.read_text().split())[1:] and found, "two workers")
     assert len(children) == 2
     for child in children:
         assert status_of(int(child))["Uid"].split() == ["65534"] * 4
