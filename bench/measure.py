@@ -7,11 +7,13 @@ Times of single runs vary with the machine; a ratio of medians taken in turns in
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -89,3 +91,37 @@ def elapsed(argv: Sequence[str]) -> list[int]:
 def say(what: str, ratio: float, against: str, target: str, *, unit: str = "×") -> None:
     """One line of the result."""
     print(f"{what:58} {ratio:8.3f} {unit:2} {against:34} {target}")
+
+
+def launch_ratio(mechanism: str, programs: Path) -> float:
+    """A launch, from exec of the installed command to exec of the command, against the bare interpreter."""
+    stamp = str(programs / "stamp")
+    launcher = [privbind(), "-u", "nobody", f"--via={mechanism}", "--"]
+    ways = {
+        "bare": partial(elapsed, [PYTHON, "-I", "-S", "-c", "pass"]),
+        "stamp": partial(elapsed_to_stamp, [stamp]),
+        "launch": partial(elapsed_to_stamp, [*launcher, stamp]),
+    }
+    middle = {name: median(samples) for name, samples in interleaved(ways, 60).items()}
+    return (middle["launch"] - middle["stamp"]) / middle["bare"]
+
+
+def memory(mechanism: str, pattern: str) -> list[float]:
+    """MB (PSS: shared pages counted in parts) of the processes that ``pattern`` finds in the story of a launch."""
+    command = [privbind(), "-u", "nobody", f"--via={mechanism}", "-v", "--", "sh", "-c", "echo up; read x"]
+    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    found = None
+    while not found:
+        line = process.stderr.readline()
+        assert line, "the story names no such process"
+        found = re.search(pattern, line)
+    sizes = []
+    for pid in found.groups():
+        pss = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        assert pss
+        sizes.append(int(pss[1]) / 1024)
+    process.communicate("\n")
+    return sizes

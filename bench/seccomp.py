@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -39,54 +37,18 @@ def bind_latency(programs: Path) -> None:
     measure.say("seccomp: unreserved bind, in μs", unreserved, "above the same without privbind", "", unit="")
 
 
-def launch(programs: Path) -> None:
-    """From exec of the installed command to exec of the command."""
-    stamp = str(programs / "stamp")
-    ways = {
-        "bare": partial(measure.elapsed, [measure.PYTHON, "-I", "-S", "-c", "pass"]),
-        "stamp": partial(measure.elapsed_to_stamp, [stamp]),
-        "seccomp": partial(
-            measure.elapsed_to_stamp, [measure.privbind(), "-u", "nobody", "--via=seccomp", "--", stamp]
-        ),
-    }
-    found = measure.interleaved(ways, 60)
-    middle = {name: measure.median(samples) for name, samples in found.items()}
-    ratio = (middle["seccomp"] - middle["stamp"]) / middle["bare"]
-    measure.say("seccomp: launch until the command's exec", ratio, "python3 -I -S -c pass", "")
-
-
-def memory() -> None:
-    """What helper and keeper add to the memory in use, shared pages counted in parts (PSS)."""
-    command = [measure.privbind(), "-u", "nobody", "--via=seccomp", "-v", "--", "sh", "-c", "echo up; read x"]
-    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    told = ""
-    while "keeper process" not in told:
-        told += process.stderr.readline()
-    named = re.search(r"helper is process (\d+), its keeper process (\d+)", told)
-    assert named
-    size = {}
-    for who, pid in zip(("helper", "keeper"), named.groups(), strict=True):
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        pss = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-        assert pss
-        size[who] = int(pss[1]) / 1024
-    process.communicate("\n")
-    for who, megabytes in size.items():
-        measure.say(f"seccomp: {who}, MB (PSS)", megabytes, "", "", unit="MB")
-    measure.say("seccomp: both, MB (PSS)", sum(size.values()), "", "", unit="MB")
-
-
 def main() -> None:
     """Print the figures."""
     measure.enter_own_host()
     with measure.folder() as name:
         measure.build(Path(name))
         bind_latency(Path(name))
-        launch(Path(name))
-    memory()
+        ratio = measure.launch_ratio("seccomp", Path(name))
+    measure.say("seccomp: launch until the command's exec", ratio, "python3 -I -S -c pass", "")
+    sizes = measure.memory("seccomp", r"helper is process (\d+), its keeper process (\d+)")
+    for who, megabytes in zip(("helper", "keeper"), sizes, strict=True):
+        measure.say(f"seccomp: {who}, MB (PSS)", megabytes, "", "", unit="MB")
+    measure.say("seccomp: both, MB (PSS)", sum(sizes), "", "", unit="MB")
 
 
 if __name__ == "__main__":

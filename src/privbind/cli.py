@@ -71,11 +71,11 @@ def _launch(options: Options, request: Request, ignored_signals: int) -> None:
     """Become the command; return only from a dry run. Raises PrivbindError."""
     choice = launch.choose(request)
     for line in launch.warnings(request, choice):
-        say(f"warning: {line}")
+        _warn(line)
     if options.verbose or options.dry_run:
         _tell_plan(request, choice)
     if not options.dry_run:
-        launch.launch(request, choice, ignored_signals, say if options.verbose else _ignore)
+        launch.launch(request, choice, ignored_signals, say if options.verbose else _ignore, _warn)
     elif options.verbose and choice.mechanism:
         for line in choice.mechanism.describe(request):
             say(line)
@@ -183,6 +183,10 @@ def let_interrupt_end() -> None:
     """Have SIGINT end this process as it does any other, without Python's traceback; ignored it stays ignored."""
     if getsignal(SIGINT) not in (SIG_DFL, SIG_IGN):
         signal(SIGINT, SIG_DFL)
+
+
+def _warn(text: str) -> None:
+    say(f"warning: {text}")
 
 
 def _ignore(text: str) -> None:

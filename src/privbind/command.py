@@ -86,12 +86,13 @@ def find(name: bytes, path: bytes | None, account: Account) -> Program:
     for refused_path, reason in refused:
         # A folder of PATH that the account may not enter hides whether the command is there; it hides it from execvp(3)
         # too, which then blames that folder for every misspelt name.
-        if _exists(refused_path):
+        if exists(refused_path):
             raise NotExecutableError(f"cannot execute '{_shown(refused_path)}' as {account}: {reason}")
     raise NotFoundError(f"command '{_shown(name)}' was not found")
 
 
-def _exists(path: bytes) -> bool:
+def exists(path: bytes) -> bool:
+    """Whether there is such a file, as far as this process can see: what it may not look at counts as there."""
     try:
         posix.stat(path)
     except FileNotFoundError:

@@ -7,7 +7,7 @@ from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not
 from errno import ENOENT, ENOEXEC
 
 from . import account, mechanisms
-from .command import SHELL
+from .command import SHELL, exists
 from .errors import NoMechanismError, NotExecutableError, NotFoundError, UnsupportedError, strerror
 from .linux import prctl, process
 from .request import AUTO
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _CHANGED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 """What the interpreter ignores from its start (Python/pylifecycle.c); its SIGINT handler ends with exec."""
+
+
+_WIDER = "ambient is all that fits: the command holds CAP_NET_BIND_SERVICE itself (-v tells why)"
 
 
 class Choice:
@@ -71,8 +74,8 @@ def needs_mechanism(request: Request) -> bool:
 def warnings(request: Request, choice: Choice) -> list[str]:
     """What the user should know unasked: what every program may do anyway here, and a grant wider than others."""
     found = []
-    if request.via == AUTO and choice.name == "ambient":
-        found.append("ambient is all that fits: the command holds CAP_NET_BIND_SERVICE itself (-v tells why)")
+    if _is_wider(request, choice):
+        found.append(_WIDER)
     start = request.port_start
     rules = request.grant.policy.rules or ()
     open_rules = [str(rule) for rule in rules if rule.ports.high >= start and str(rule.ports) != "any"]
@@ -88,13 +91,21 @@ def warnings(request: Request, choice: Choice) -> list[str]:
     return found
 
 
-def launch(request: Request, choice: Choice, ignored_signals: int, tell: Tell) -> None:
+def _is_wider(request: Request, choice: Choice) -> bool:
+    """Whether the choice grants more than others would, and nobody asked for it by name."""
+    return request.via == AUTO and choice.name == "ambient"
+
+
+def launch(request: Request, planned: Choice, ignored_signals: int, tell: Tell, warn: Tell) -> None:
     """Become the command. Returns only by raising PrivbindError.
 
-    ``ignored_signals`` is the mask (bit 0: signal 1) of what was ignored before Python started.
+    ``ignored_signals`` is the mask (bit 0: signal 1) of what was ignored before Python started. ``warn`` takes what the
+    user should know although the plan said otherwise.
     """
-    choice, prepared = _prepare(request, choice, tell)
+    choice, prepared = _prepare(request, planned, tell)
     try:
+        if _is_wider(request, choice) and choice is not planned:
+            warn(_WIDER)
         for note in prepared.notes:
             tell(f"{choice.name}: {note}")
         tell(f"run: {request.program.path.decode('utf-8', 'backslashreplace')} as {request.account}")
@@ -138,15 +149,5 @@ def _execute(request: Request, environment: list[bytes]) -> None:
             process.execve(SHELL, [SHELL, path, *request.argv[1:]], environment)
     except OSError as error:
         shown = path.decode("utf-8", "backslashreplace")
-        kind = NotFoundError if error.errno == ENOENT and not _exists(path) else NotExecutableError
+        kind = NotFoundError if error.errno == ENOENT and not exists(path) else NotExecutableError
         raise kind(f"cannot execute '{shown}' as {request.account}: {strerror(error)}") from error
-
-
-def _exists(path: bytes) -> bool:
-    from posix import stat
-
-    try:
-        stat(path)
-    except OSError:
-        return False
-    return True

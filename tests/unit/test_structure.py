@@ -138,7 +138,6 @@ CONSTANTS = {
             "PR_GET_SECUREBITS": "_GET_SECUREBITS",
             "PR_SET_SECUREBITS": "_SET_SECUREBITS",
             "PR_SET_NO_NEW_PRIVS": "_SET_NO_NEW_PRIVS",
-            "PR_GET_NO_NEW_PRIVS": "_GET_NO_NEW_PRIVS",
             "PR_GET_CHILD_SUBREAPER": "_GET_CHILD_SUBREAPER",
             "PR_CAP_AMBIENT": "_CAP_AMBIENT",
             "PR_CAP_AMBIENT_RAISE": "_CAP_AMBIENT_RAISE",
@@ -169,7 +168,6 @@ CONSTANTS = {
             "SO_NETNS_COOKIE": "SO_NETNS_COOKIE",
             "SOCK_DCCP": "SOCK_DCCP",
             "IPPROTO_MPTCP": "IPPROTO_MPTCP",
-            "IPPROTO_UDPLITE": "IPPROTO_UDPLITE",
         },
     ),
     "process": (

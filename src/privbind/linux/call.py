@@ -184,17 +184,12 @@ def syscall(name: str | int, *args: int | bytes | bytearray) -> int:
 
 
 def syscall_raw(nr: int, *args: int | bytes | bytearray) -> int:
-    """Like `syscall`, by number only; returns -1 on error and leaves the errno to `last_errno`."""
+    """Like `syscall`, by number only; returns -1 on error, and does not say which."""
     converted = [
         _Long(arg) if isinstance(arg, int) else _Long(address_of(arg)) if isinstance(arg, bytearray) else arg
         for arg in args
     ]
     return int(_syscall(_Long(nr), *converted))
-
-
-def last_errno() -> int:
-    """The errno of the last failed `syscall_raw`; means nothing after one that did not fail."""
-    return int(get_errno())
 
 
 def prepare(name: str, *args: int | bytearray | None) -> Callable[..., int]:

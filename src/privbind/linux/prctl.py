@@ -17,10 +17,8 @@ _CAPBSET_DROP = 24  # 2.6.25
 _GET_SECUREBITS = 27
 _SET_SECUREBITS = 28
 _SET_NO_NEW_PRIVS = 38  # 3.5
-_GET_NO_NEW_PRIVS = 39
 _GET_CHILD_SUBREAPER = 37  # 3.4
 _CAP_AMBIENT = 47  # 4.3
-_CAP_AMBIENT_IS_SET = 1
 _CAP_AMBIENT_RAISE = 2
 _CAP_AMBIENT_CLEAR_ALL = 4
 
@@ -45,11 +43,6 @@ def set_keep_capabilities(keep: bool) -> None:
 def set_no_new_privileges() -> None:
     """Give up, for ever and for all descendants, gaining privileges by execve(2)."""
     _prctl(_SET_NO_NEW_PRIVS, 1)
-
-
-def no_new_privileges() -> bool:
-    """Whether this process can gain no privileges by execve(2)."""
-    return bool(_prctl(_GET_NO_NEW_PRIVS))
 
 
 def set_not_dumpable() -> None:
@@ -94,11 +87,6 @@ def is_child_subreaper() -> bool:
     result = bytearray(4)
     _prctl(_GET_CHILD_SUBREAPER, result)
     return any(result)
-
-
-def ambient_is_set(capability: int) -> bool:
-    """Whether a capability is in the ambient set."""
-    return bool(_prctl(_CAP_AMBIENT, _CAP_AMBIENT_IS_SET, capability))
 
 
 def raise_ambient(capability: int) -> None:
