@@ -159,6 +159,11 @@ static inline long sys_write(int fd, const void *buffer, size_t size)
     return sys_call(SYS_write, fd, (long)buffer, (long)size, 0, 0);
 }
 
+static inline void sys_sched_yield(void)
+{
+    sys_call(SYS_sched_yield, 0, 0, 0, 0, 0);
+}
+
 static inline int sys_poll(struct pollfd *fds, unsigned count, const struct timespec *timeout)
 {
     // ppoll writes the time left back, which a retry must not see.
