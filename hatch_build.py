@@ -18,7 +18,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_PROGRAMS = {"privbind": "privbind.cli", "privbindctl": "privbind.ctl"}  # each a launcher of its module's start()
+# Each is a launcher of its module's start().
+_PROGRAMS = {"privbind": "privbind.commands.privbind", "privbindctl": "privbind.commands.privbindctl"}
 _LAUNCHER = "privbind"  # as launcher/Makefile names it, whatever it starts
 _SHIM = "libprivbind.so"
 _PLACE_IN_PACKAGE = f"privbind/_preload/{_SHIM}"  # where privbind.mechanisms.preload looks

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +14,16 @@ import measure
 
 sys.path.insert(0, str(measure.HERE.parent / "src"))
 
+from privbind.grant.grant import Grant
+from privbind.grant.policy import Policy
+from privbind.grant.site import Site
 from privbind.linux import bpf, cgroup
 from privbind.mechanisms.bpf import compiler
-from privbind.policy import Grant, Policy
 
 ROUNDS = 30
 BINDS = "1000"
 SIZES = (1, 10, 100, 1000)
-SITE = compiler.Site(1, 1, exact=True, netns=1)
+SITE = Site(netns=1, port_start=1024, cgroup=1, depth=1)
 
 
 def with_addresses(count: int) -> str:
@@ -68,7 +71,7 @@ def load_time() -> None:
             compiling, loading = [], []
             for _ in range(9):
                 start = time.monotonic_ns()
-                codes = {hook: program.code(maps) for hook, program in compiler.programs(grant, 1024, SITE).items()}
+                codes = {hook: program.code(maps) for hook, program in compiler.programs(grant, SITE).items()}
                 middle = time.monotonic_ns()
                 for hook, code in codes.items():
                     os.close(bpf.load("privbind_bench", hook, code))
@@ -86,7 +89,9 @@ def load_time() -> None:
 def move() -> list[int]:
     """Nanoseconds that the kernel takes to move a new process into a cgroup: waiting, not computing."""
     parent = cgroup.own()
-    name, child = cgroup.make_child(parent)
+    name = f"privbind-bench.{os.getpid()}"
+    os.mkdir(name, dir_fd=parent.fd)
+    child = cgroup.Cgroup(name, os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=parent.fd), 1, exact=False)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -98,7 +103,7 @@ def move() -> list[int]:
     sample = int(os.read(reader, 20))
     os.close(reader)
     os.close(writer)
-    cgroup.remove(parent.fd, name)
+    os.rmdir(name, dir_fd=parent.fd)
     child.close()
     parent.close()
     return [sample]
@@ -107,7 +112,7 @@ def move() -> list[int]:
 def launch(programs: Path) -> None:
     """From exec of the installed command to exec of the command."""
     stamp = str(programs / "stamp")
-    ways = {
+    ways: dict[str, Callable[[], list[int]]] = {
         "bare": partial(measure.elapsed, [measure.PYTHON, "-I", "-S", "-c", "pass"]),
         "stamp": partial(measure.elapsed_to_stamp, [stamp]),
         "move": move,

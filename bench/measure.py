@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def numbers(argv: Sequence[str]) -> list[int]:
     return [int(line) for line in done.stdout.split()]
 
 
-def interleaved(ways: dict[str, Callable[[], list[int]]], rounds: int) -> dict[str, list[int]]:
+def interleaved(ways: Mapping[str, Callable[[], list[int]]], rounds: int) -> dict[str, list[int]]:
     """Run each way in turn, ``rounds`` times; all samples of each."""
     found: dict[str, list[int]] = {name: [] for name in ways}
     for _ in range(rounds):

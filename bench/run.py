@@ -14,14 +14,19 @@ import sys
 import time
 from pathlib import Path
 
+import measure
+
 HERE = Path(__file__).resolve().parent
 PARTS = ("compare.py", "preload.py", "seccomp.py", "bpf_rules.py")
 RESULTS = HERE.parent / "build/bench.json"
 
-sys.path.insert(0, str(HERE.parent))
 
-import measure  # noqa: E402
-from tests.conftest import install  # noqa: E402  # the tests' own way to install a wheel for all users
+def install(wheel: Path, venv: Path) -> Path:
+    """Install a wheel into a new virtual environment, for a Python that every user can run; its `privbind`."""
+    subprocess.run([measure.PYTHON, "-m", "venv", "--without-pip", venv], check=True, umask=0o022)
+    pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin/python3")]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True, umask=0o022)
+    return venv / "bin/privbind"
 
 
 def machine() -> dict[str, str]:

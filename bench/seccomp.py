@@ -45,8 +45,8 @@ def main() -> None:
         bind_latency(Path(name))
         ratio = measure.launch_ratio("seccomp", Path(name))
     measure.say("seccomp: launch until the command's exec", ratio, "python3 -I -S -c pass", "")
-    sizes = measure.memory("seccomp", r"helper is process (\d+), its keeper process (\d+)")
-    for who, megabytes in zip(("helper", "keeper"), sizes, strict=True):
+    sizes = measure.memory("seccomp", r"helper is process (\d+), its backup process (\d+)")
+    for who, megabytes in zip(("helper", "backup"), sizes, strict=True):
         measure.say(f"seccomp: {who}, MB (PSS)", megabytes, "", "", unit="MB")
     measure.say("seccomp: both, MB (PSS)", sum(sizes), "", "", unit="MB")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # What `python3 -I -S -c` runs: finds the package from the launcher's own place and hands over. Nothing is taken from
 # the environment or the working directory. The folders come last, so that no file in them can stand in front of the
-# standard library. The build replaces MODULE and PACKAGE and drops comments.
+# standard library. The build replaces MODULE, PACKAGE and PROGRAM and drops comments.
 import sys
 
 place = sys.argv[1]
@@ -21,12 +21,15 @@ else:
     ]
 try:
     from MODULE import start
-except ModuleNotFoundError as error:
-    if error.name != "PACKAGE":
-        raise
-    sys.stderr.write(
-        "privbind: the package is not installed for %s near %s; reinstall it with that interpreter\n"
-        % (sys.executable, place)
-    )
+except ImportError as error:
+    name = error.name or str(error)
+    if name.partition(".")[0] == "PACKAGE":
+        why = "the package is not installed for %s near %s; reinstall it with that interpreter" % (
+            sys.executable,
+            place,
+        )
+    else:
+        why = "%s lacks %s of Python's standard library; install all of it (Debian: python3)" % (sys.executable, name)
+    sys.stderr.write("PROGRAM: " + why + "\n")
     sys.exit(125)
 start(sys.argv[2], sys.argv[3], sys.argv[4:])

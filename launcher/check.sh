@@ -3,6 +3,8 @@
 # check.sh C_LAUNCHER SH_LAUNCHER PACKAGE: both launchers keep the contract of docs/architecture.md. They were built with
 # MODULE=shown SOURCE=PACKAGE, where this puts a module that prints what it is given.
 set -u
+# Signals that were ignored before (nohup, a background job) would show in what is checked here.
+[ "${PRIVBIND_CHECK-}" ] || PRIVBIND_CHECK=1 exec env --default-signal "$0" "$@"
 c=$1 sh=$2 package=$3
 failed=0
 

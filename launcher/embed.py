@@ -4,7 +4,8 @@
     embed.py header [MODULE]        a C header that defines BOOT, for launcher.c
     embed.py sh [SOURCE [MODULE]]   the launcher in sh, where nothing can be compiled
 
-SOURCE is the folder of an editable install's package; MODULE is what has start(), privbind.cli unless given.
+SOURCE is the folder of an editable install's package; MODULE is what has start(), the privbind
+command's unless given.
 """
 
 import ast
@@ -12,15 +13,20 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODULE = "privbind.cli"
-PROGRAMS = {MODULE: "privbind", "privbind.ctl": "privbindctl"}
+MODULE = "privbind.commands.privbind"
+PROGRAMS = {MODULE: "privbind", "privbind.commands.privbindctl": "privbindctl"}
 """What each module's command is called, in the launcher's own errors."""
 
 
 def boot(module: str = MODULE) -> str:
     """boot.py without comments, in its shortest form: it is seen in the process list."""
     text = (HERE / "boot.py").read_text("utf-8")
-    text = text.replace("MODULE", module).replace("PACKAGE", module.partition(".")[0])
+    for name, value in (
+        ("MODULE", module),
+        ("PACKAGE", module.partition(".")[0]),
+        ("PROGRAM", PROGRAMS.get(module, module)),
+    ):
+        text = text.replace(name, value)
     return ast.unparse(ast.parse(text)) + "\n"
 
 

@@ -23,7 +23,7 @@ enum {
     SIGNAL_FILE_SIZE = 25, // SIGXFSZ
     PATH_ROOM = 4096,      // linux/limits.h: PATH_MAX, which freestanding headers do not give
     FIRST_NUMBER = 3,      // Python and the command have their own use for 0, 1 and 2
-    ARGUMENTS_BEFORE = 10
+    ARGUMENTS_BEFORE = 11
 };
 
 // The kernel's struct sigaction; libc's has another layout.
@@ -213,6 +213,7 @@ void launch(long *stack)
 #define ARGUMENT(text) arguments[used++] = (char *)(uintptr_t)(text)
     ARGUMENT("-I");
     ARGUMENT("-S");
+    ARGUMENT("-B"); // no bytecode is written: with the caller's umask, others might change it
     ARGUMENT("-X");
     ARGUMENT("utf8");
     ARGUMENT("-c");

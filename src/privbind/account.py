@@ -6,9 +6,9 @@ from __future__ import annotations
 import posix
 
 from .errors import PrivbindError, UsageError, strerror
+from .grant.policy import MAX_U32, PolicyError, number
 from .linux import capabilities, prctl
 from .linux.process import leave_session_keyring, set_file_ids
-from .policy import MAX_ID, PolicyError, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _is_id(text: str) -> bool:
 
 def _id(text: str, what: str) -> int:
     try:
-        return number(text, 0, MAX_ID, what)
+        return number(text, 0, MAX_U32, what)
     except PolicyError as error:
         raise UsageError(str(error)) from None
 

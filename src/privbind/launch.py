@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
+import posix
 from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]  # signal would import enum
 from errno import ENOENT, ENOEXEC
 
 from . import account, mechanisms
-from .command import SHELL, exists
 from .errors import NoMechanismError, NotExecutableError, NotFoundError, UnsupportedError, strerror
+from .grant.holder import Holder
 from .linux import prctl, process
-from .request import AUTO
+from .request import AUTO, MECHANISMS
+from .request.program import SHELL, exists
+from .values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .mechanisms import Mechanism
-    from .request import Request
+    from .request import Command, Request
 
     Tell = Callable[[str], None]
     """Takes one line of the story that ``-v`` prints."""
@@ -29,14 +32,13 @@ _CHANGED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 _WIDER = "ambient is all that fits: the command holds CAP_NET_BIND_SERVICE itself (-v tells why)"
 
 
+@value
 class Choice:
     """The mechanism chosen (None: none is needed) and why each other one was passed over."""
 
-    def __init__(self, name: str, mechanism: Mechanism | None, passed_over: list[UnsupportedError]) -> None:
-        """Keep the choice."""
-        self.name = name
-        self.mechanism = mechanism
-        self.passed_over = passed_over
+    name: str
+    mechanism: Mechanism | None
+    passed_over: tuple[UnsupportedError, ...] = ()
 
 
 def choose(request: Request, refused: tuple[UnsupportedError, ...] = ()) -> Choice:
@@ -46,19 +48,19 @@ def choose(request: Request, refused: tuple[UnsupportedError, ...] = ()) -> Choi
     asked for does not fit, NoMechanismError when none does.
     """
     if not needs_mechanism(request):
-        return Choice("none", None, [])
+        return Choice("none", None)
     passed_over = [*refused]
     known = {refusal.mechanism for refusal in refused}
-    for name in mechanisms.ORDER if request.via == AUTO else (request.via,):
+    for name in MECHANISMS if request.via == AUTO else (request.via,):
         if name in known:
             continue
         try:
             mechanism = mechanisms.load(name)
-            mechanism.probe(request)
+            mechanism.probe(request.grant, request.site, request.command)
         except UnsupportedError as error:
             passed_over.append(error)
         else:
-            return Choice(name, mechanism, passed_over)
+            return Choice(name, mechanism, tuple(passed_over))
     if request.via != AUTO:
         raise passed_over[0]
     raise NoMechanismError(passed_over)
@@ -68,7 +70,7 @@ def needs_mechanism(request: Request) -> bool:
     """Whether anything that was asked for is reserved in this network namespace."""
     rules = request.grant.policy.rules
     lowest = 1 if rules is None else min(rule.ports.low for rule in rules)
-    return lowest < request.port_start
+    return lowest < request.site.port_start
 
 
 def warnings(request: Request, choice: Choice) -> list[str]:
@@ -76,7 +78,7 @@ def warnings(request: Request, choice: Choice) -> list[str]:
     found = []
     if _is_wider(request, choice):
         found.append(_WIDER)
-    start = request.port_start
+    start = request.site.port_start
     rules = request.grant.policy.rules or ()
     open_rules = [str(rule) for rule in rules if rule.ports.high >= start and str(rule.ports) != "any"]
     if open_rules:
@@ -108,17 +110,17 @@ def launch(request: Request, planned: Choice, ignored_signals: int, tell: Tell, 
             warn(_WIDER)
         for note in prepared.notes:
             tell(f"{choice.name}: {note}")
-        tell(f"run: {request.program.path.decode('utf-8', 'backslashreplace')} as {request.account}")
-        environment = prepared.environment(request.environment)
+        tell(f"run: {request.command.program.path.decode('utf-8', 'backslashreplace')} as {request.command.account}")
+        environment = prepared.environment(list(request.environment))
         prepared.enter()
-        if request.no_new_privileges:
+        if request.command.no_new_privileges:
             prctl.set_no_new_privileges()
-        account.become(request.account, prepared.keep)
+        account.become(request.command.account, prepared.keep)
         prepared.seal()
         for number in _CHANGED_BY_PYTHON:
             if not ignored_signals >> (number - 1) & 1:
                 signal(number, SIG_DFL)
-        _execute(request, environment)
+        _execute(request.command, environment)
     except BaseException:
         prepared.cancel()
         raise
@@ -128,7 +130,9 @@ def _prepare(request: Request, choice: Choice, tell: Tell) -> tuple[Choice, mech
     """Prepare the choice; under auto, the next one where only preparing shows that it does not fit."""
     while choice.mechanism:
         try:
-            return choice, choice.mechanism.prepare(request)
+            return choice, choice.mechanism.prepare(
+                request.grant, _holder(request.command), request.site, request.command
+            )
         except UnsupportedError as error:
             if request.via != AUTO:
                 raise
@@ -138,16 +142,24 @@ def _prepare(request: Request, choice: Choice, tell: Tell) -> tuple[Choice, mech
     return choice, mechanisms.Prepared()
 
 
-def _execute(request: Request, environment: list[bytes]) -> None:
-    path = request.program.path
+def _holder(command: Command) -> Holder:
+    """This process, which is about to be the command."""
+    from time import time
+
+    account = command.account
+    return Holder(account.name or str(account.uid), account.uid, account.gid, command.argv, posix.getpid(), int(time()))
+
+
+def _execute(command: Command, environment: list[bytes]) -> None:
+    path = command.program.path
     try:
         try:
-            process.execve(path, request.argv, environment)
+            process.execve(path, list(command.argv), environment)
         except OSError as error:
             if error.errno != ENOEXEC:
                 raise
-            process.execve(SHELL, [SHELL, path, *request.argv[1:]], environment)
+            process.execve(SHELL, [SHELL, path, *command.argv[1:]], environment)
     except OSError as error:
         shown = path.decode("utf-8", "backslashreplace")
         kind = NotFoundError if error.errno == ENOENT and not exists(path) else NotExecutableError
-        raise kind(f"cannot execute '{shown}' as {request.account}: {strerror(error)}") from error
+        raise kind(f"cannot execute '{shown}' as {command.account}: {strerror(error)}") from error

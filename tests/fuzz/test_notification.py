@@ -9,20 +9,23 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privbind.helper.judge import Judge
-from privbind.helper.notification import Door
+from privbind.grant.grant import Grant
+from privbind.grant.policy import Policy
+from privbind.grant.site import Site
+from privbind.helper.executor import Executor
+from privbind.helper.supervisor import Supervisor
 from privbind.linux import notify
 from privbind.linux.binds import calls
 from privbind.linux.sockets import netns_cookie
-from privbind.policy import Grant, Policy
+from privbind.linux.target import Binder, Descriptors, Memory
 
-from .budget import fuzz
+from ..harness.budget import fuzz
 
 NOTIFICATION = struct.Struct("=QI4xIIQ6Q")  # struct seccomp_notif
 ANSWER = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, val, error, flags
@@ -125,20 +128,20 @@ class Command:
             raise OSError("no such descriptor")
         return os.dup(self.fd)
 
-    def forget(self) -> None:
-        """As `Descriptors`."""
-
 
 class Bench:
-    """A door whose listener, command and binds are the test's."""
+    """A supervisor whose listener, command and binds are the test's."""
 
     def __init__(self, still_waits: bool) -> None:
         """``still_waits``: whether the thread does when it is asked."""
-        self.judge = Judge(Grant(Policy.parse(["tcp:80,udp:127.0.0.1:53"])), START, netns_cookie())
+        self.counters = [0, 0, 0]
+        grant = Grant(Policy.parse(["tcp:80,udp:127.0.0.1:53"]))
+        executor = Executor(grant, Site(netns_cookie(), START), self.counters)
+        executor._binder = cast("Binder", self)
         page = notify.new_page()
         near, far = socket.socketpair()
         near.close()
-        self.door = Door(self.judge, far, page, None)
+        self.supervisor = Supervisor(executor, far, page)
         self._events, self._more = os.pipe()
         self.listener = notify.Listener(self._events, page)
         self.answers: list[tuple[int, int, int, int]] = []
@@ -156,8 +159,6 @@ class Bench:
 
         self.listener._id_valid = valid
         self.listener._send = send
-        self.door._listener = self.listener
-        self.door._binder = self
         far.close()
 
     def bind(self, fd: int, address: bytes) -> None:
@@ -166,7 +167,7 @@ class Bench:
             self.bound.append(((sock.family, sock.type), address))
 
     def serve(self, command: Command, notification: bytes) -> None:
-        """Let the door serve one system call of a command."""
+        """Let the supervisor serve one system call of a command."""
 
         def receive(*_: int) -> int:
             os.read(self._events, 1)
@@ -174,11 +175,13 @@ class Bench:
             return 0
 
         self.listener._receive = receive
-        self.door._memory = command
-        self.door._descriptors = command
+        self.supervisor._memory = cast("Memory", command)
+        self.supervisor._descriptors = cast("Descriptors", command)
         os.write(self._more, b"x")
-        os.close(self._more)  # no further one: the door leaves
-        self.door.serve()
+        request = self.listener.receive()
+        assert request is not None
+        self.supervisor._serve_one(self.listener, request)
+        os.close(self._more)
         os.close(self._events)
 
 
@@ -202,7 +205,7 @@ def descriptors() -> Iterator[list[int | None]]:
 
 
 def covered(sock: tuple[int, int], address: bytes) -> bool:
-    """Whether the grant of the bench covers a bind: written anew, to check the judge against."""
+    """Whether the grant of the bench covers a bind: written anew, to check the decision against."""
     family, port = int.from_bytes(address[:2], "little"), int.from_bytes(address[2:4], "big")
     domain, kind = sock
     if domain == socket.AF_INET:
@@ -236,7 +239,7 @@ def test_each_notification_gets_one_answer(descriptors: list[int | None], case: 
     ((sock, address),) = bench.bound
     assert address == command.read_last
     assert covered(sock, address)
-    assert list(bench.judge.counts) == [1, 0, 1]
+    assert bench.counters == [1, 0, 1]
 
 
 @pytest.mark.parametrize("still_waits", [True, False])

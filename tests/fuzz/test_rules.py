@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from privbind.policy import Policy, PolicyError, parse_ports
+from privbind.grant.policy import Policy, PolicyError, parse_ports
 
-from .budget import fuzz
+from ..harness.budget import fuzz
 
 CORPUS = Path(__file__).parent / "corpus"
 SERVICES = {"https": (443, 443), "domain": (53, 53), "ftp-data": (20, 0), "syslog": (0, 514), "mixed": (512, 513)}

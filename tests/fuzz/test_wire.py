@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privbind.helper import wire
+from privbind.linux.sockets import MAX_ADDRESS
 
-from .budget import fuzz
+from ..harness.budget import fuzz
 
 
 @st.composite
@@ -24,7 +25,7 @@ def near(draw: st.DrawFn, whole: bytes) -> bytes:
     )
 
 
-ADDRESSES = st.binary(min_size=1, max_size=wire.MAX_ADDRESS)
+ADDRESSES = st.binary(min_size=1, max_size=MAX_ADDRESS)
 REQUESTS = st.one_of(st.binary(max_size=200), ADDRESSES.flatmap(lambda address: near(wire.request(address))))
 REPLIES = st.one_of(st.binary(max_size=20), st.integers(0, 4095).flatmap(lambda error: near(wire.reply(error))))
 
@@ -37,7 +38,7 @@ def test_any_bytes_are_a_request_or_a_wire_error(data: bytes) -> None:
         address = wire.parse_request(data)
     except wire.WireError:
         return
-    assert 1 <= len(address) <= wire.MAX_ADDRESS
+    assert 1 <= len(address) <= MAX_ADDRESS
     assert wire.request(address) == data
 
 

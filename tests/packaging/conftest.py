@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from ..conftest import ROOT
-from .installs import PYTHON, Install, bare_venv, run
+from ..harness.install import NOT_SOURCE, PYTHON, ROOT, Install, bare_venv, run, world_readable_folder
+from ..harness.needs import skip_without_root
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv", "dist", "build", "_preload", "__pycache__", ".*_cache", ".hypothesis", "*.pyc"
-)
 SHELLS = ("bash", "busybox")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever is installed is started here, and that needs root."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents and os.geteuid() != 0:
-            item.add_marker(pytest.mark.skip(reason="needs root, to start privbind"))
+    skip_without_root(items, Path(__file__).parent, "to start privbind")
 
 
 @pytest.fixture(scope="session")
 def place() -> Iterator[Path]:
     """A folder that every user may enter, for all installs."""
-    folder = Path(tempfile.mkdtemp(prefix="privbind-packaging-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    with world_readable_folder(writable=False) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +56,7 @@ def pipx(place: Path, wheel: Path) -> Install:
         "PIPX_BIN_DIR": str(place / "pipx-bin"),
         "PIPX_MAN_DIR": str(place / "pipx-man"),
     }
-    run(sys.executable, "-m", "pipx", "install", "--python", PYTHON, wheel, **places)
+    run(sys.executable, "-m", "pipx", "install", "--python", PYTHON, wheel, changes=places)
     return Install("pipx", place / "pipx-bin/privbind", compiled=True)
 
 
@@ -83,7 +70,7 @@ def editable(place: Path, checkout: Path) -> Install:
 @pytest.fixture(scope="session")
 def uncompiled(place: Path, checkout: Path) -> Install:
     """`pip install CHECKOUT` where the compiler fails: the sh launcher and no shim."""
-    run(*bare_venv(place / "uncompiled"), checkout, CC="false")
+    run(*bare_venv(place / "uncompiled"), checkout, changes={"CC": "false"})
     return Install("uncompiled", place / "uncompiled/bin/privbind", compiled=False)
 
 

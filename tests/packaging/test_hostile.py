@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .hostile import NAMES, Traps
-from .installs import PYTHON, Install
+from ..harness.install import PYTHON, Install, world_readable_folder
+from ..harness.traps import NAMES, Traps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +21,8 @@ CHANGED_BY_SH = {b"PWD", b"OLDPWD", b"SHLVL", b"_", b"SHELLOPTS"}
 
 @pytest.fixture(scope="module")
 def traps() -> Iterator[Traps]:
-    folder = Path(tempfile.mkdtemp(prefix="privbind-hostile-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield Traps(folder)
-    shutil.rmtree(folder)
+    with world_readable_folder(writable=False) as folder:
+        yield Traps(folder)
 
 
 def start(traps: Traps, command: list[str], environment: dict[bytes, bytes]) -> subprocess.CompletedProcess[bytes]:

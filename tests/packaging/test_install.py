@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from privbind import __version__
 
-from .installs import PYTHON, Install, bare_venv, run
+from ..harness.install import PYTHON, Install, bare_venv, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def contents(wheel: Path) -> set[str]:
 
 def test_each_install_runs_a_command_that_binds(install: Install) -> None:
     """But for one without a compiler, which says that preload was not built, and how to get it."""
-    launch = ["unshare", "-n", install.command, "--via", "preload", "-u", "nobody", "--allow", "tcp:80"]
+    launch = ["unshare", "-n", str(install.command), "--via", "preload", "-u", "nobody", "--allow", "tcp:80"]
     script = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", *launch[2:], PYTHON, "-c", BIND]
     done = subprocess.run([*launch[:2], *script], capture_output=True, text=True, check=False)
     if install.compiled:
@@ -94,7 +94,7 @@ def test_without_make_the_install_still_works(checkout: Path, place: Path) -> No
     pip_install = bare_venv(place / "no-make")
     empty = place / "empty"
     empty.mkdir()
-    told = run(*pip_install, "-v", checkout, PATH=str(empty))
+    told = run(*pip_install, "-v", checkout, changes={"PATH": str(empty)})
     assert "no shim is built, so preload will not be there: make is missing" in told
     command = place / "no-make/bin/privbind"
     assert command.read_bytes().startswith(b"#!/bin/sh\n")
@@ -118,7 +118,7 @@ def test_pipx_links_the_command_and_the_man_page(pipx: Install, place: Path) -> 
 
 def test_an_editable_install_runs_the_checkout(editable: Install, checkout: Path) -> None:
     """A change of the source is in effect at once."""
-    usage = checkout / "src/privbind/usage.py"
+    usage = checkout / "src/privbind/commands/usage.py"
     before = usage.read_text()
     usage.write_text(before + '\nVERSION_LINE = "edited\\n"\n')
     try:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..conftest import ROOT
-from .conftest import NOT_SOURCE
+from ..harness.install import NOT_SOURCE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

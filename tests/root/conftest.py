@@ -10,31 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Host, world_readable_folder
+from privbind.linux import cgroup
+from privbind.mechanisms.bpf import own_cgroup
 
-MATRIX: dict[str, dict[str, str]] = {}
-"""What the servers × mechanisms test saw, printed at the end of a run."""
-
-PROGRAMS = Path(__file__).parent.parent / "programs"
+from ..harness.host import Host, wait_for
+from ..harness.install import PROGRAMS, world_readable_folder
+from ..harness.launches import Tree, leftover
+from ..harness.matrix import MATRIX
+from ..harness.needs import skip_without_root
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs root, to make network namespaces."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents and os.geteuid() != 0:
-            item.add_marker(pytest.mark.skip(reason="needs root, to make network namespaces"))
+    """Everything here needs root."""
+    skip_without_root(items, Path(__file__).parent, "to make network namespaces")
 
 
 @pytest.fixture(scope="session")
 def programs() -> Iterator[Path]:
     """The compiled test programs, in a folder that every user may enter."""
-    with world_readable_folder() as folder:
+    with world_readable_folder(writable=False) as folder:
         make = ["make", "--silent", f"--jobs={os.cpu_count()}", "-C", str(PROGRAMS), "all", "static", f"OUT={folder}"]
         if shutil.which("musl-gcc"):
             make.append("musl")
         subprocess.run(make, check=True)
-        folder.chmod(0o755)
         yield folder
 
 
@@ -55,11 +53,27 @@ def folder() -> Iterator[Path]:
         yield found
 
 
-def need(*commands: str) -> None:
-    """Skip when a program that the test is about is not there; CI allows no such skip."""
-    missing = [command for command in commands if shutil.which(command) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+@pytest.fixture
+def tree() -> Iterator[Tree]:
+    """A cgroup of the test's own."""
+    tree = Tree()
+    yield tree
+    tree.remove()
+
+
+@pytest.fixture
+def nothing_stays() -> Iterator[None]:
+    """No descriptor of ours is left open by a test, and no cgroup once it has been swept."""
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert os.listdir("/proc/self/fd") == before
+
+    def swept() -> bool:
+        own_cgroup.sweep(own.fd)  # zombies of grandchildren may still be in one
+        return not leftover(own)
+
+    with cgroup.own() as own:
+        wait_for(swept, "the end of all cgroups of ended launches")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

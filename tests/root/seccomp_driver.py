@@ -12,31 +12,35 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from mmap import mmap
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import NamedTuple, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "src"))
 
 from privbind import account
 from privbind.account import Account
-from privbind.helper import keeper
-from privbind.helper.ledger import open_ledger
-from privbind.helper.notification import PATIENT, await_listener, settle
-from privbind.helper.process import start
+from privbind.grant.grant import Grant
+from privbind.grant.holder import Holder
+from privbind.grant.policy import Policy
+from privbind.helper import backup
+from privbind.helper.process import Job, Starting
+from privbind.helper.supervisor import await_listener, settle
 from privbind.linux import binds, call, landlock, notify, seccomp, sockets
 from privbind.linux.process import WAIT_ALL
+from privbind.linux.target import Memory
 from privbind.mechanisms import seccomp as mechanism
-from privbind.policy import Grant, Policy
-from privbind.request import Request
+from privbind.request import Command
+from privbind.request.program import Program
+from privbind.request.resolve import own_site
+from privbind.values import replaced
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_CHILD_SUBREAPER = 36
 NOBODY = Account(65534, 65534, ())
-REQUEST = cast(
-    "Request",
-    SimpleNamespace(account=NOBODY, grant=Grant(Policy(None)), argv=[b"x"], port_start=1024, no_new_privileges=False),
-)
+COMMAND = Command(NOBODY, (b"x",), Program(b"x", b"x", None))
+NAMES = {"helper": "privbind-helper", "backup": "privbind-backup", "looker": "privbind-backup"}
+"""What is called how; a looker is a backup that looks in /proc."""
 
 # System calls by number on x86-64 and aarch64, for what no module of ours calls.
 EXTRA = {
@@ -51,6 +55,12 @@ EXTRA = {
         "openat2": 437, "io_uring_setup": 425, "dup": 23, "mprotect": 226,
     },
 }  # fmt: skip
+
+
+def prepared(*, opens_threads: bool | None = None) -> mechanism._Seccomp:
+    """The mechanism, ready for a command as nobody that may bind everything."""
+    holder = Holder("nobody", NOBODY.uid, NOBODY.gid, COMMAND.argv, os.getpid(), 0)
+    return mechanism._Seccomp(Grant(Policy(None)), holder, own_site(), COMMAND, opens_threads=opens_threads)
 
 
 def raw(name: str, *args: int | bytes) -> None:
@@ -86,41 +96,55 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
 }  # fmt: skip
 
 
-def ended_by(attempt: Callable[[], object], make: Callable[[Any, Any], Any], settled: bool) -> str:
-    """How a helper ends that tries this once it serves: a signal, or what its exit status says."""
-    ours, theirs = sockets.pair()
-    job = make(theirs, notify.new_page())
+class Trying:
+    """Starts the one process that is tried with something else to do than serve, and none of the others."""
 
-    def serve() -> None:
-        if settled:
+    def __init__(self, who: str, attempt: Callable[[], object]) -> None:
+        """``who`` is one of `NAMES`; it tries this once it would serve."""
+        self._who = who
+        self._attempt = attempt
+        self.status = -1
+
+    def __call__(self, job: Job) -> _Started:
+        """As `Starting`."""
+        if job.name != NAMES[self._who]:
+            return _Started(lambda: 0)
+        starting = Starting(replaced(job, serve=self._serve))
+
+        def wait() -> int:
+            pid = starting.wait()
+            _, self.status = os.waitpid(pid, WAIT_ALL)
+            return pid
+
+        return _Started(wait)
+
+    def _serve(self) -> None:
+        if self._who != "looker":
             settle()
         try:
-            attempt()
+            self._attempt()
         except OSError as error:
             os._exit(error.errno or 255)
         os._exit(0)
 
-    job.serve = serve
-    pid = start(job)
-    theirs.close()
-    ours.close()
-    _, status = os.waitpid(pid, WAIT_ALL)
-    if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
-    return f"errno {os.WEXITSTATUS(status)}" if os.WEXITSTATUS(status) else "did it"
+
+class _Started(NamedTuple):
+    wait: Callable[[], int]
+
+
+def ended_by(who: str, attempt: Callable[[], object]) -> str:
+    """How a process of the mechanism ends that tries this once it serves: a signal, or what its exit status says."""
+    trying = Trying(who, attempt)
+    vars(mechanism)["Starting"] = trying
+    prepared(opens_threads=who != "looker").cancel()
+    if os.WIFSIGNALED(trying.status):
+        return signal.Signals(os.WTERMSIG(trying.status)).name
+    return f"errno {os.WEXITSTATUS(trying.status)}" if os.WEXITSTATUS(trying.status) else "did it"
 
 
 def sandbox(who: str) -> None:
-    """What a helper, a keeper, or a keeper that looks in /proc can do beyond its work."""
+    """What a helper, a backup, or a backup that looks in /proc can do beyond its work."""
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # so that what is started here is waited for here
-    pidfd = os.pidfd_open(os.getpid())
-
-    def helper(delivery: Any, page: Any) -> Any:
-        return mechanism._helper(REQUEST, open_ledger(REQUEST, mechanism.NAME), delivery, page, None)
-
-    def keep(delivery: Any, page: Any) -> Any:
-        return mechanism._keeper(REQUEST, delivery, page, pidfd, sockets.pair()[0] if who == "looker" else None)
-
     attempts = dict(ATTEMPTS)
     if who != "helper":
         attempts["read memory"] = lambda: raw("process_vm_readv", 1, 0, 0, 0, 0, 0)
@@ -134,36 +158,40 @@ def sandbox(who: str) -> None:
         attempts["write in /proc"] = lambda: os.open("/proc/self/comm", os.O_WRONLY)
         attempts["make a file"] = lambda: os.open("/tmp/x", os.O_WRONLY | os.O_CREAT)
     for name, attempt in attempts.items():
-        print(f"{name}: {ended_by(attempt, helper if who == 'helper' else keep, who != 'looker')}")
+        print(f"{name}: {ended_by(who, attempt)}")
 
 
 def without_threads(*argv: str) -> None:
     """Run a command as on a kernel whose pidfd_open knows no threads."""
-    prepared = mechanism._Seccomp(REQUEST, opens_threads=False)
-    print(prepared.notes[0], file=sys.stderr, flush=True)
-    prepared.enter()
+    become(prepared(opens_threads=False), argv)
+
+
+def become(launch: mechanism._Seccomp, argv: tuple[str, ...]) -> NoReturn:
+    """Tell which processes there are, and be a command of theirs."""
+    print(launch.notes[0], file=sys.stderr, flush=True)
+    launch.enter()
     account.become(NOBODY)
     os.execv(argv[0], argv)
 
 
-def hasty(*argv: str) -> None:
+def repeating(*argv: str) -> None:
     """Run a command as on a kernel where a signal interrupts a bind that the helper has received already."""
     seccomp._WAIT_KILLABLE = 1 << 31  # a flag that no kernel knows
-    prepared = mechanism._Seccomp(REQUEST)
-    prepared.enter()
-    account.become(NOBODY)
-    os.execv(argv[0], argv)
+    become(prepared(), argv)
 
 
 def dying(when: str) -> None:
     """A helper that dies with a request in its hands: how the bind ends, and the next ones."""
     page = notify.new_page()
     delivery, theirs = sockets.pair()
+    alive, lifeline = sockets.pair()
     reader, writer = os.pipe()
     if os.fork() == 0:
-        listener, _ = seccomp.install_listener(seccomp.notify_binds())
-        sockets.send_descriptor(delivery, listener, PATIENT)
-        sockets.send_descriptor(delivery, listener, PATIENT)
+        alive.close()
+        lifeline.close()
+        listener = seccomp.install_listener(seccomp.notify_binds())
+        sockets.send_descriptor(delivery, listener)
+        sockets.send_descriptor(delivery, listener)
         os.close(listener)
         delivery.close()
         theirs.close()
@@ -179,16 +207,17 @@ def dying(when: str) -> None:
         os.write(writer, " ".join(told).encode())
         os._exit(0)
     delivery.close()
-    helper = os.fork()
-    if helper == 0:
-        os.close(writer)
-        _die(await_listener(theirs), page, when)
-    pidfd = os.pidfd_open(helper)
     if os.fork() == 0:
         os.close(writer)
-        keeper.serve(theirs, page, pidfd, None)
+        lifeline.close()
+        _die(await_listener(theirs), page, when)
+    alive.close()
+    if os.fork() == 0:
+        os.close(writer)
+        backup.serve(theirs, page, lifeline, None)
         os._exit(0)
     theirs.close()
+    lifeline.close()
     os.close(writer)
     with open(reader, "rb") as file:
         print(file.read().decode())
@@ -196,9 +225,9 @@ def dying(when: str) -> None:
         os.wait()
 
 
-def _die(delivered: tuple[int, bytes] | None, page: Any, when: str) -> None:
-    assert delivered is not None
-    listener = notify.Listener(delivered[0], page)
+def _die(fd: int | None, page: mmap, when: str) -> None:
+    assert fd is not None
+    listener = notify.Listener(fd, page)
 
     def die() -> bool:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -228,8 +257,6 @@ def landlocked() -> None:
         if not landlock.only_read_below("/proc"):
             print("missing")
             return
-        from privbind.linux.foreign import Memory
-
         try:
             Memory(8).read(child, call.address_of(memory), 8)
             print("read")
@@ -242,10 +269,10 @@ def landlocked() -> None:
 
 if __name__ == "__main__":
     assert binds.calls()
-    parts = {
+    parts: dict[str, Callable[..., None]] = {
         "sandbox": sandbox,
         "without-threads": without_threads,
-        "hasty": hasty,
+        "repeating": repeating,
         "dying": dying,
         "landlocked": landlocked,
     }

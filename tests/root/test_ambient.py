@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Host, python, read_line, status_of
+from ..harness.host import Host, python, read_line, status_of
 
 NET_BIND_SERVICE = 1 << 10
 BIND = "import socket; s = socket.socket(); s.bind(('127.0.0.1', {})); print('bound', flush=True)"

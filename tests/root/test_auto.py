@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from .harness import Host, Result, python
+from ..harness.host import Host, Result, python
 
 FEW = ("setuid", "setgid", "net_bind_service")
 """What a plain container has, of what privbind can use."""

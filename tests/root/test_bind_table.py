@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .cases import CASES, MECHANISMS, OCCUPIED, Bind, Case
-from .conftest import need
-from .harness import Host, python, read_line
+from ..harness.cases import CASES, MECHANISMS, OCCUPIED, Bind, Case
+from ..harness.host import Host, python, read_line
+from ..harness.needs import need
 
 OCCUPY = """
 import socket, sys

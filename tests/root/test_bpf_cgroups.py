@@ -2,120 +2,69 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import random
 import signal
 import stat
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from privbind.errors import PrivbindError, UnsupportedError
 from privbind.linux import bpf as calls
-from privbind.linux import capabilities, cgroup
+from privbind.linux import capabilities, cgroup, prctl
+from privbind.linux.cgroup import Cgroup
 from privbind.mechanisms import bpf
+from privbind.mechanisms.bpf import own_cgroup
 from privbind.mechanisms.bpf.assembly import R0, Assembly
 
-from . import test_bpf_binds
-from .test_bpf_binds import (
+from ..harness.forks import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWUSER,
+    MS_BIND,
+    MS_RDONLY,
+    MS_REMOUNT,
     NOBODY,
-    Command,
     become_nobody,
     forked,
     in_host,
-    leftover,
-    prepared,
-    request,
+    mount,
+    private_mounts,
     try_bind,
+    unified_mount,
+    unmount,
     unshare,
 )
+from ..harness.launches import (
+    COMMAND,
+    Tree,
+    a_grant,
+    as_command,
+    here,
+    holder,
+    launches_in,
+    leftover,
+    outside,
+    prepared,
+)
 
-nothing_stays = test_bpf_binds.nothing_stays
+pytestmark = pytest.mark.usefixtures("nothing_stays")
 
-CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUSER = 0x20000, 0x02000000, 0x10000000
-MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
-MNT_DETACH = 2
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> None:
-    if _libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, None):
-        raise OSError(ctypes.get_errno(), f"mount {source} {target}")
-
-
-def unmount(target: str) -> None:
-    if _libc.umount2(target.encode(), MNT_DETACH):
-        raise OSError(ctypes.get_errno(), f"umount {target}")
-
-
-def private_mounts() -> None:
-    """Mounts from here on are seen by this process only."""
-    unshare(CLONE_NEWNS)
-    mount("none", "/", None, MS_REC | MS_PRIVATE)
+T = TypeVar("T")
 
 
-def unified_mount() -> str:
-    """Where the host's cgroup2 is mounted, and nothing else below it."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if " - cgroup2 " in line:
-            return line.split()[4]
-    raise AssertionError("no cgroup2 here")
-
-
-class Tree:
-    """A cgroup of the test's own, and others below it by name; all gone at the end."""
-
-    def __init__(self) -> None:
-        self._own = cgroup.own()
-        self.name = f"privbind-test.{os.getpid()}.{random.getrandbits(32)}"
-        os.mkdir(self.name, dir_fd=self._own.fd)
-        self.fd = os.open(self.name, os.O_RDONLY, dir_fd=self._own.fd)
-        self.path = f"{self._own.path.rstrip('/')}/{self.name}"
-        self._made = [self.name]
-
-    def make(self, name: str) -> str:
-        os.mkdir(name, dir_fd=self.fd)
-        self._made.append(f"{self.name}/{name}")
-        return name
-
-    def write(self, file: str, text: str) -> None:
-        fd = os.open(file, os.O_WRONLY, dir_fd=self.fd)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-
-    def enter(self, name: str = ".") -> None:
-        self.write(f"{name}/cgroup.procs", "0")
-
-    def remove(self) -> None:
-        cgroup.sweep(self.fd)  # what a test that failed has left
-        os.close(self.fd)
-        for path in reversed(self._made):
-            os.rmdir(path, dir_fd=self._own.fd)
-        self._own.close()
-
-
-@pytest.fixture
-def tree() -> Iterator[Tree]:
-    tree = Tree()
-    yield tree
-    tree.remove()
-
-
-def refusal(**asked: Any) -> str:
+def refusal(limit: int = 0) -> str:
     """Why nothing can be prepared here: what probe says, or else what prepare says."""
-    wanted = request(**asked)
+    wanted = a_grant(limit=limit)
     before = os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd") else []
     try:
         try:
-            bpf.probe(wanted)
+            bpf.probe(wanted, here(), COMMAND)
         except UnsupportedError as error:
             return f"probe: {error}"
-        launch = bpf.prepare(wanted)
+        launch = bpf.prepare(wanted, holder(), here(), COMMAND)
     except UnsupportedError as error:
         if before:
             assert os.listdir("/proc/self/fd") == before
@@ -128,7 +77,7 @@ def works() -> list[str]:
     """Binds of a granted and of another port by a command, from where this process is."""
     launch = prepared("tcp:80", limit=3)
     try:
-        return Command(launch).run(lambda: [try_bind(80), try_bind(81), try_bind(80, "::1")])
+        return as_command(lambda: [try_bind(80), try_bind(81), try_bind(80, "::1")])
     finally:
         launch.cancel()
 
@@ -255,13 +204,11 @@ class TestKindsOfHosts:
         def host() -> str:
             tree.enter()
             become_user_with(capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN)
-            launch = prepared("tcp:80")
-            launch.enter()
+            prepared("tcp:80").enter()
             capabilities.put(0, 0, 0)
             return try_bind(80)
 
         assert in_host(host) == "ok"
-        cgroup.sweep(tree.fd)
 
 
 def need_cgroup_ids() -> None:
@@ -272,8 +219,6 @@ def need_cgroup_ids() -> None:
 
 def become_user_with(*held: int) -> None:
     """Become nobody, keeping these capabilities, as a service manager may start a program."""
-    from privbind.linux import prctl
-
     prctl.set_keep_capabilities(True)
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -413,7 +358,7 @@ def attached(tree: Tree, flags: int, result: int = 1, hook: int = calls.INET4_BI
     asm.move(R0, result)
     asm.exit()
     fd = calls.load("another", hook, asm.code({}))
-    calls._call(calls._PROG_ATTACH, bytearray(calls._ATTACH.pack(tree.fd, fd, hook, flags)))
+    calls._call(calls._PROG_ATTACH, bytearray(calls._ATTACH.pack(tree.fd, fd, hook, flags, 0)))
     return fd
 
 
@@ -501,7 +446,7 @@ class TestAncestors:
             fd = attached(tree, calls.ALLOW_MULTI, result=0)
             tree.enter()
             launch = prepared("tcp:80")
-            found = Command(launch).run(lambda: [try_bind(80), try_bind(80, "::1")])
+            found = as_command(lambda: [try_bind(80), try_bind(80, "::1")])
             launch.cancel()
             Path(unified_mount(), "cgroup.procs").write_text("0")
             calls.detach(tree.fd, fd, calls.INET4_BIND)
@@ -511,7 +456,7 @@ class TestAncestors:
 
 
 class TestSweep:
-    """Empty cgroups of ended launches go; one that is being prepared stays."""
+    """Empty cgroups of ended launches go; one that is being made stays."""
 
     WORKERS, ROUNDS = 8, 200
 
@@ -519,8 +464,7 @@ class TestSweep:
         """None of them fails, and none is left behind."""
 
         def once() -> str:
-            launch = prepared("tcp:80")
-            launch.enter()
+            prepared("tcp:80").enter()
             become_nobody()
             return try_bind(80, f"127.0.{os.getpid() >> 8 & 255}.{os.getpid() & 255}")
 
@@ -550,59 +494,135 @@ class TestSweep:
             return found
 
         assert in_host(host) == [[]] * self.WORKERS
-        cgroup.sweep(tree.fd)
-        assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
+        own_cgroup.sweep(tree.fd)
+        assert launches_in(tree.fd) == []
 
-    def test_what_is_prepared_is_not_taken(self, tree: Tree) -> None:
-        """Another launch's sweep comes at the worst moment: when all is ready and nobody is inside."""
+    def test_what_is_being_made_is_not_taken(self, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another launch's sweep comes at the worst moment: when the cgroup is there and nobody is inside."""
+        swept = []
+        enter = Cgroup.enter
 
-        def host() -> list[str]:
+        def late(made: Cgroup) -> None:
+            swept.append(forked(lambda: own_cgroup.sweep(tree.fd)))
+            enter(made)
+
+        def host() -> list[object]:
             tree.enter()
+            monkeypatch.setattr(Cgroup, "enter", late)
             launch = prepared("tcp:80")
-            assert forked(lambda: cgroup.sweep(launch._parent.fd)) == 0
-            found = Command(launch).run(lambda: [try_bind(80)])
+            monkeypatch.undo()
+            entered = forked(lambda: own_cgroup.sweep(tree.fd))
+            found = as_command(lambda: try_bind(80))
+            launch.cancel()
+            return [swept, entered, found]
+
+        assert in_host(host) == [[0], 0, "ok"]
+
+    def test_what_was_being_made_for_long_is_taken(self, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A launch that was killed between making its cgroup and entering it; only its age tells."""
+
+        def host() -> None:
+            tree.enter()
+            monkeypatch.setattr(Cgroup, "enter", killed)
+            prepared("tcp:80")
+
+        with pytest.raises(EOFError):
+            in_host(host)
+        assert len(launches_in(tree.fd)) == 1
+        assert own_cgroup.sweep(tree.fd) == 0
+        now = time.time()
+        monkeypatch.setattr(own_cgroup, "time", lambda: now + own_cgroup._MAKING_S + 1)
+        assert own_cgroup.sweep(tree.fd) == 1
+        assert launches_in(tree.fd) == []
+
+    @pytest.mark.parametrize("step", ["open", "enter"])
+    def test_its_cgroup_is_removed_before_it_is_in_it(
+        self, tree: Tree, step: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As whoever owns the cgroup above may do: another one is made."""
+        seen: list[str] = []
+        open_ours, enter = own_cgroup._open_ours, Cgroup.enter
+
+        def remove_the_first(name: str) -> None:
+            seen.append(name.rpartition("/")[2])
+            if len(seen) == 1:
+                os.rmdir(seen[0], dir_fd=tree.fd)
+
+        def late_open(parent: Cgroup, name: str) -> Cgroup | None:
+            remove_the_first(name)
+            return open_ours(parent, name)
+
+        def late_enter(made: Cgroup) -> None:
+            remove_the_first(made.path)
+            enter(made)
+
+        def host() -> list[object]:
+            tree.enter()
+            with monkeypatch.context() as patch:
+                if step == "open":
+                    patch.setattr(own_cgroup, "_open_ours", late_open)
+                else:
+                    patch.setattr(Cgroup, "enter", late_enter)
+                launch = prepared("tcp:80")
+            found = [
+                [name.rpartition(".")[2] for name in seen],
+                launch._name == seen[1],
+                as_command(lambda: try_bind(80)),
+            ]
             launch.cancel()
             return found
 
-        assert in_host(host) == ["ok"]
+        assert in_host(host) == [["0", "1"], True, "ok"]
 
-    def test_the_sweep_comes_between_making_and_locking(self, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The cgroup is gone before its maker could lock it: another one is made."""
-        lock = cgroup._lock
-        calls_seen: list[str] = []
+    def test_a_cgroup_of_anothers_with_that_name_is_not_entered(
+        self, tree: Tree, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was put in the place of the one that was made: it is left as it is, and another one is made."""
+        open_ours = own_cgroup._open_ours
+        seen: list[str] = []
 
-        def late(name: str, parent_fd: int) -> int:
-            calls_seen.append(name)
-            if len(calls_seen) == 1:
-                os.rmdir(name, dir_fd=parent_fd)
-            return lock(name, parent_fd)
+        def late_open(parent: Cgroup, name: str) -> Cgroup | None:
+            seen.append(name)
+            if len(seen) == 1:
+                os.chown(name, NOBODY, NOBODY, dir_fd=tree.fd)
+            return open_ours(parent, name)
 
-        monkeypatch.setattr(cgroup, "_lock", late)
-        parent = cgroup.Cgroup("/x", os.dup(tree.fd), 1, exact=True)
-        name, child = cgroup.make_child(parent)
-        assert [called.rsplit(".", 1)[1] for called in calls_seen] == ["0", "1"]
-        cgroup.remove(parent.fd, name)
-        child.close()
-        parent.close()
+        def host() -> tuple[bool, bool, int]:
+            tree.enter()
+            with monkeypatch.context() as patch:
+                patch.setattr(own_cgroup, "_open_ours", late_open)
+                launch = prepared("tcp:80")
+            found = launch._name == seen[1], sorted(launches_in(tree.fd)) == sorted(seen), own_cgroup.sweep(tree.fd)
+            launch.cancel()
+            return found
+
+        assert in_host(host) == (True, True, 0)
 
     def test_an_ended_launch_with_another_inside(self, tree: Tree) -> None:
         """Both of their cgroups go at once."""
 
         def host() -> None:
             tree.enter()
-            outer = prepared("tcp:80")
-            outer.enter()
-            prepared("tcp:81").enter()
+            prepared("tcp:80")
+            prepared("tcp:81")
 
         in_host(host)
-        assert len(os.listdir(tree.fd)) > 0
-        assert cgroup.sweep(tree.fd) == 2
-        assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
+        assert len(launches_in(tree.fd)) == 1
+        assert own_cgroup.sweep(tree.fd) == 2
+        assert launches_in(tree.fd) == []
 
     def test_cgroups_of_others_stay(self, tree: Tree) -> None:
         tree.make("other")
         tree.make("privbind")
-        assert cgroup.sweep(tree.fd) == 0
+        assert own_cgroup.sweep(tree.fd) == 0
+
+    def test_an_empty_one_of_another_users_stays(self, tree: Tree) -> None:
+        """The control is root's own, with the same name before and after."""
+        tree.make("privbind.999999999.0")
+        os.chown("privbind.999999999.0", NOBODY, NOBODY, dir_fd=tree.fd)
+        assert own_cgroup.sweep(tree.fd) == 0
+        os.chown("privbind.999999999.0", 0, 0, dir_fd=tree.fd)
+        assert own_cgroup.sweep(tree.fd) == 1
 
     @pytest.mark.parametrize("step", ["create_array", "load", "attach", "effective", "enter"])
     def test_a_crash_leaves_an_empty_cgroup_at_most(
@@ -610,92 +630,115 @@ class TestSweep:
     ) -> None:
         """Killed at any step, what is left goes with the next launch."""
 
-        def killed(*_: Any) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
         def host() -> None:
             tree.enter()
             if step == "enter":
                 prepared("tcp:80").enter()
                 killed()
-            asked = request("tcp:80")
-            bpf.probe(asked)
+            bpf.probe(a_grant("tcp:80"), here(), COMMAND)
             if step == "effective":
                 attached(tree, calls.ALLOW_MULTI)
                 real = calls.attach
-                monkeypatch.setattr(calls, "attach", lambda *of: (real(*of), killed()))
+
+                def attach_and_die(*of: int) -> None:
+                    real(*of)
+                    killed()
+
+                monkeypatch.setattr(calls, "attach", attach_and_die)
             else:
                 monkeypatch.setattr(calls, step, killed)
-            bpf.prepare(asked)
+            bpf.prepare(a_grant("tcp:80"), holder(), here(), COMMAND)
+
+        def next_launch() -> None:
+            tree.enter()
+            prepared("tcp:80").cancel()
 
         with pytest.raises(EOFError):
             in_host(host)
-        left = [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)]
-        assert len(left) == 1
-        in_host(lambda: [tree.enter(), prepared("tcp:80").cancel()])
-        assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
+        assert len(launches_in(tree.fd)) == 1
+        in_host(next_launch)
+        assert launches_in(tree.fd) == []
 
 
-def test_a_launch_that_was_entered_and_fails_leaves_the_callers_cgroup_as_it_was(tree: Tree) -> None:
+def killed(*_: object) -> NoReturn:
+    """What a call does in a process that is killed at that moment."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000, 0o777])
+def test_a_launch_that_fails_later_leaves_the_callers_cgroup_as_it_was(
+    tree: Tree, umask: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The process is back in it, with its own one gone, and who may look into it has not changed."""
     os.fchmod(tree.fd, 0o555)
+    enter = Cgroup.enter
+    modes: list[int] = []
 
-    def host() -> list[Any]:
+    def noted(made: Cgroup) -> None:
+        modes.append(stat.S_IMODE(os.fstat(made.fd).st_mode))
+        enter(made)
+
+    def host() -> tuple[list[int], bool]:
         tree.enter()
-        launch = prepared("tcp:80")
-        (name,) = (name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX))
-        preparing = stat.S_IMODE(os.stat(name, dir_fd=tree.fd).st_mode)
+        os.umask(umask)
+        with monkeypatch.context() as patch:
+            patch.setattr(Cgroup, "enter", noted)
+            launch = prepared("tcp:80")
+        (name,) = launches_in(tree.fd)
+        modes.append(stat.S_IMODE(os.stat(name, dir_fd=tree.fd).st_mode))
         launch.enter()
-        entered = stat.S_IMODE(os.stat(name, dir_fd=tree.fd).st_mode)
         launch.cancel()
-        return [preparing, entered, cgroup.own().path == tree.path]
+        with cgroup.own() as own:
+            return modes, own.path == tree.path
 
-    assert in_host(host) == [0o700, 0o755, True]
+    assert in_host(host) == ([0o700 & ~umask, 0o755], True)
     assert stat.S_IMODE(os.fstat(tree.fd).st_mode) == 0o555
-    assert [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)] == []
+    assert launches_in(tree.fd) == []
 
 
-@pytest.mark.parametrize("step", ["create_array", "write_array", "freeze", "load", "tie", "attach"])
+@pytest.mark.parametrize(
+    "step", ["enter", "create_array", "write_array", "freeze", "load", "bind_map", "attach", "effective"]
+)
 def test_a_failure_leaves_nothing(tree: Tree, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever call fails, no cgroup and no descriptor stays, and the error is one line."""
 
-    def failing(*_: Any) -> None:
-        raise (
-            calls.LoadError(12, "Cannot allocate memory", "")
-            if step == "load"
-            else OSError(12, "Cannot allocate memory")
-        )
+    def failing(*_: object) -> NoReturn:
+        if step == "load":
+            raise calls.LoadError(12, "Cannot allocate memory", "")
+        raise OSError(12, "Cannot allocate memory")
 
-    def host() -> tuple[str, list[str]]:
+    def host() -> tuple[str, bool, list[str]]:
         tree.enter()
-        asked = request("tcp:80", limit=1)
-        monkeypatch.setattr(calls, step, failing)
+        monkeypatch.setattr(Cgroup if step == "enter" else calls, step, failing)
         before = os.listdir("/proc/self/fd")
         told = ""
         try:
-            bpf.prepare(asked)
+            bpf.prepare(a_grant("tcp:80", limit=1), holder(), here(), COMMAND)
         except PrivbindError as error:
             told = str(error)
         assert os.listdir("/proc/self/fd") == before
-        return told, [name for name in os.listdir(tree.fd) if name.startswith(cgroup.PREFIX)]
+        with cgroup.own() as own:
+            return told, own.path == tree.path, launches_in(tree.fd)
 
-    told, left = in_host(host)
+    told, back, left = in_host(host)
     assert told.startswith(("cannot ", "bpf: "))
     assert "\n" not in told
+    assert back
     assert left == []
 
 
 def test_leftover_is_what_the_fixture_looks_for() -> None:
-    own = cgroup.own()
-    os.mkdir("privbind.999999999.0", dir_fd=own.fd)
-    assert leftover(own) == ["privbind.999999999.0"]
-    cgroup.sweep(own.fd)
-    assert leftover(own) == []
-    own.close()
+    with cgroup.own() as own:
+        os.mkdir("privbind.999999999.0", dir_fd=own.fd)
+        os.chmod("privbind.999999999.0", 0o755, dir_fd=own.fd)  # whatever the umask is
+        assert "privbind.999999999.0" in leftover(own)
+        while "privbind.999999999.0" in leftover(own):
+            assert own_cgroup.sweep(own.fd)
 
 
-def run_in(tree: Tree, work: Callable[[], Any]) -> Any:
-    def host() -> Any:
+def run_in(tree: Tree, work: Callable[[], T]) -> T:
+    def host() -> T:
         tree.enter()
         return work()
 
@@ -705,17 +748,12 @@ def run_in(tree: Tree, work: Callable[[], Any]) -> Any:
 def test_the_callers_cgroup_carries_no_program(tree: Tree) -> None:
     """What else is started where privbind was started gets nothing of the grant."""
 
-    def work() -> tuple[list[int], list[str]]:
+    def work() -> tuple[list[int], str, str]:
         launch = prepared("tcp:80", limit=1)
         hooks = (calls.INET4_BIND, calls.INET6_BIND, calls.INET4_POST_BIND, calls.INET6_POST_BIND)
         ids = [number for hook in hooks for number in calls.query(launch._parent.fd, hook)[1]]
-
-        def beside() -> list[str]:
-            become_nobody()
-            return [try_bind(80)]
-
-        found = forked(beside)
+        found = outside(launch, lambda: try_bind(80)), as_command(lambda: try_bind(80))
         launch.cancel()
-        return ids, found
+        return ids, *found
 
-    assert run_in(tree, work) == ([], ["EACCES"])
+    assert run_in(tree, work) == ([], "EACCES", "ok")

@@ -6,18 +6,17 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from . import test_bpf_binds
-from .test_bpf_binds import NOBODY, execute, in_host, prepared
+from ..harness.forks import NOBODY, in_host
+from ..harness.install import PROGRAMS, world_readable_folder
+from ..harness.launches import execute, prepared
 
-nothing_stays = test_bpf_binds.nothing_stays
+pytestmark = pytest.mark.usefixtures("nothing_stays")
 
-SOURCES = Path(__file__).parent.parent / "programs"
 TCP = ["tcp", "4", "127.0.0.1", "80", "tcp", "6", "::1", "80", "tcp", "4", "127.0.0.1", "81"]
 UDP = ["udp", "4", "127.0.0.1", "53", "udp", "6", "::1", "53", "udp", "4", "127.0.0.1", "54"]
 
@@ -25,9 +24,8 @@ UDP = ["udp", "4", "127.0.0.1", "53", "udp", "6", "::1", "53", "udp", "4", "127.
 @pytest.fixture(scope="module")
 def built() -> Iterator[Path]:
     """A folder for programs that are built here, which every user may enter."""
-    with tempfile.TemporaryDirectory(prefix="privbind-test-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    with world_readable_folder(writable=False) as folder:
+        yield folder
 
 
 def outcomes(program: Path, *arguments: str) -> list[str]:
@@ -93,7 +91,7 @@ def build_i386(name: str, folder: Path) -> Path:
     target = folder / f"{name}-i386"
     # Debian's gcc-multilib and cross compilers exclude each other; without the former only a link to asm is missing.
     headers = "/usr/include/x86_64-linux-gnu"
-    argv = ["gcc", "-m32", f"-I{headers}", "-static", "-O1", "-o", target, SOURCES / f"{name}.c"]
+    argv = ["gcc", "-m32", f"-I{headers}", "-static", "-O1", "-o", f"{target}", f"{PROGRAMS}/{name}.c"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("not installed: a compiler for 32-bit x86")
@@ -118,7 +116,7 @@ def test_go(built: Path) -> None:
         pytest.skip("not installed: go")
     target = built / "go"
     settings = {"CGO_ENABLED": "0", "GOCACHE": str(built / "cache"), "GOFLAGS": "", "GOTOOLCHAIN": "local"}
-    build(["go", "build", "-o", target, SOURCES / "net_bind.go"], target, **settings)
+    build(["go", "build", "-o", target, PROGRAMS / "net_bind.go"], target, **settings)
     assert outcomes(target, *LISTEN) == ["ok", "ok", "EACCES", "ok"]
 
 
@@ -132,7 +130,7 @@ def test_rust(built: Path) -> None:
         subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, check=True).stdout.strip()
     )
     kind = ["--target", musl] if (sysroot / "lib/rustlib" / musl).is_dir() else ["-C", "target-feature=+crt-static"]
-    build(["rustc", *kind, "-o", target, SOURCES / "net_bind.rs"], target)
+    build(["rustc", *kind, "-o", target, PROGRAMS / "net_bind.rs"], target)
     assert b"/ld-" not in target.read_bytes()[:4096], "it has an interpreter, so it is not static"
     assert outcomes(target, *LISTEN) == ["ok", "ok", "EACCES", "ok"]
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from .harness import Host, Result, python
+from ..harness.host import AS_NOBODY, Host, Result, python
+from ..harness.install import SOURCE
 
 MECHANISMS = ("bpf", "seccomp", "preload", "ambient")
 ALL = dict.fromkeys(MECHANISMS, True)
 NONE = dict.fromkeys(MECHANISMS, False)
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
-SOURCE = Path(__file__).resolve().parent.parent.parent / "src"
 REFUSE = 0x00050001  # SECCOMP_RET_ERRNO with EPERM
 NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 NEW_LISTENER = 8  # SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -139,7 +138,7 @@ def test_reserved_ranges(installed: Path, start: int, state: str, says: str) -> 
 
 def test_unprivileged(host: Host) -> None:
     """What cannot be told is null, and said; what can be told without privileges is told."""
-    status, found = doctor(host, *NOBODY)
+    status, found = doctor(host, *AS_NOBODY)
     assert status == 1
     for offer in found["mechanisms"]:
         assert offer["usable"] is None
@@ -150,13 +149,13 @@ def test_unprivileged(host: Host) -> None:
     assert found["shim"]["loads"] is True
     assert found["cgroups"]["layout"] in ("hybrid", "unified")
     assert found["unseen"] == ["whether bpf, seccomp, preload, ambient can be used (run as root, as privbind is)"]
-    text = host.run([*NOBODY, ctl_of(host), "doctor"])
+    text = host.run([*AS_NOBODY, ctl_of(host), "doctor"])
     assert "not seen   whether bpf" in text.out
 
 
 def test_unprivileged_where_a_mechanism_cannot_be_there(host: Host) -> None:
     """Without cgroups root would be refused as well: no, not unknown."""
-    _, found = doctor(host, "unshare", "--mount", "sh", "-ec", ABSENT, "sh", *NOBODY)
+    _, found = doctor(host, "unshare", "--mount", "sh", "-ec", ABSENT, "sh", *AS_NOBODY)
     offers = {offer["name"]: offer["usable"] for offer in found["mechanisms"]}
     assert offers == {"bpf": False, "seccomp": None, "preload": None, "ambient": None}
     assert found["cgroups"]["layout"] in ("legacy", "none")
@@ -189,7 +188,7 @@ class Copy:
 
     def run(self, *arguments: str) -> Result:
         """What its privbindctl does, as if it were in the folder."""
-        code = "import sys; sys.path.append(sys.argv[1]); from privbind.ctl import main; "
+        code = "import sys; sys.path.append(sys.argv[1]); from privbind.commands.privbindctl import main; "
         code += "sys.exit(main(sys.argv[3:], sys.argv[2]))"
         argv = ["/usr/bin/python3", "-I", "-S", "-X", "utf8", "-c", code, self.package.parent, self._folder, *arguments]
         return self._host.run(argv)

@@ -16,23 +16,11 @@ from typing import Any
 
 import pytest
 
-from .harness import Host, gone, helper_of, python, read_line, wait_for
+from ..harness.host import AS_NOBODY, BIND_WHEN_TOLD, Host, gone, helper_of, python, read_line, tell, wait_for
+from ..harness.install import SOURCE
 
 COUNTED = ("bpf", "seccomp", "preload")
 HELPED = ("seccomp", "preload")
-SOURCE = Path(__file__).resolve().parent.parent.parent / "src"
-
-BIND_WHEN_TOLD = """
-import socket, sys
-print("up", flush=True)
-for line in sys.stdin:
-    with socket.socket() as s:
-        try:
-            s.bind(("127.0.0.1", int(line)))
-            print("ok", flush=True)
-        except OSError as error:
-            print(error.errno, flush=True)
-"""
 
 
 def listing(host: Host, *prefix: str) -> dict[str, Any]:
@@ -47,13 +35,6 @@ def grant_of(host: Host, pid: int) -> dict[str, Any] | None:
     found = [grant for grant in listing(host)["grants"] if grant["pid"] == pid]
     assert len(found) <= 1
     return found[0] if found else None
-
-
-def tell(process: subprocess.Popen[Any], port: int) -> str:
-    assert process.stdin is not None
-    process.stdin.write(f"{port}\n")
-    process.stdin.flush()
-    return read_line(process).strip()
 
 
 def start(host: Host, mechanism: str, *options: str, code: str = BIND_WHEN_TOLD) -> subprocess.Popen[Any]:
@@ -168,7 +149,7 @@ def test_when_the_limit_is_used_up(host: Host, mechanism: str) -> None:
     process.communicate("")
 
 
-def test_a_keeper_is_no_grant(host: Host) -> None:
+def test_a_backup_is_no_grant(host: Host) -> None:
     """When seccomp's helper is dead nothing is granted any more."""
     process = host.start(python(BIND_WHEN_TOLD), "--via=seccomp", "-v", stdin=-1, stdout=-1, stderr=-1)
     assert read_line(process) == "up\n"
@@ -209,8 +190,7 @@ def test_a_command_in_a_pid_namespace(host: Host, mechanism: str) -> None:
 def test_unprivileged(host: Host) -> None:
     """What can be seen is shown, and what cannot is said."""
     running = {mechanism: start(host, mechanism, "--allow=tcp:80") for mechanism in COUNTED}
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    found = listing(host, *nobody)
+    found = listing(host, *AS_NOBODY)
     bpf = [grant for grant in found["grants"] if grant["pid"] == running["bpf"].pid]
     assert [(grant["mechanism"], grant["user"], grant["rules"], grant["granted"]) for grant in bpf] == [
         ("bpf", "nobody", None, None)
@@ -218,7 +198,7 @@ def test_unprivileged(host: Host) -> None:
     assert {"seccomp", "preload"} <= {grant["mechanism"] for grant in found["grants"] if grant["pid"] is None}
     assert any("CAP_SYS_ADMIN is missing; run as root" in line for line in found["unseen"])
     assert any("CAP_SYS_PTRACE is missing; run as root" in line for line in found["unseen"])
-    text = host.run([*nobody, Path(host.privbind).parent / "privbindctl", "ls"]).ok()
+    text = host.run([*AS_NOBODY, Path(host.privbind).parent / "privbindctl", "ls"]).ok()
     assert all(line.startswith("privbindctl: not seen: ") for line in text.err.splitlines())
     assert len(text.err.splitlines()) >= 2
     for process in running.values():

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from .cases import MECHANISMS
-from .harness import Host, read_line
+from ..harness.cases import MECHANISMS
+from ..harness.host import Host, read_line
 
 pytestmark = pytest.mark.parametrize("mechanism", MECHANISMS)
 

@@ -6,24 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .cases import MECHANISMS
-from .harness import Host, python
+from ..harness.cases import MECHANISMS
+from ..harness.host import MANY, Host, python
 
 pytestmark = pytest.mark.parametrize("mechanism", MECHANISMS)
-
-MANY = """
-import errno, os, socket, sys
-def bind(port):
-    s = socket.socket()
-    try:
-        s.bind(("127.0.0.1", port))
-        return "ok"
-    except OSError as error:
-        return errno.errorcode[error.errno]
-    finally:
-        s.close()
-print(*(bind(int(port)) for port in sys.argv[1:]))
-"""
 
 
 def test_after_the_last_bind_reserved_ports_are_out_of_reach(host: Host, mechanism: str) -> None:

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import pytest
 
-from .conftest import MATRIX, need
-from .harness import PYTHON, Host, python, status_of, wait_for, world_readable_folder
+from ..harness.host import Host, python, status_of, wait_for
+from ..harness.install import PYTHON, world_readable_folder
+from ..harness.matrix import MATRIX
+from ..harness.needs import need
 
 HERE = Path(__file__).parent
 SERVERS = HERE.parent / "servers"
@@ -89,7 +91,7 @@ class Kit:
         if self._venv is None:
             self._venv = self.folder / "venv"
             subprocess.run([PYTHON, "-m", "venv", "--without-pip", self._venv], check=True)
-            pip = [sys.executable, "-m", "pip", "--python", self._venv / "bin/python3", "install", "--quiet"]
+            pip = [sys.executable, "-m", "pip", "--python", str(self._venv / "bin/python3"), "install", "--quiet"]
             subprocess.run([*pip, "gunicorn", "uvicorn"], check=True)
         return self._venv
 
@@ -160,7 +162,7 @@ class Kit:
         program = self.folder / "serve-go"
         if not program.exists():
             environment = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": f"{self.folder}/cache", "GOFLAGS": "-mod=mod"}
-            build = [self.tool("go"), "build", "-o", program, self.folder / "serve.go"]
+            build = [self.tool("go"), "build", "-o", str(program), str(self.folder / "serve.go")]
             subprocess.run(build, check=True, env=environment, cwd=self.folder)
         return Server([str(program)])
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .harness import Host, gone, helper_of, python, read_line, wait_for
-from .test_limit import MANY
-from .test_programs import table
+from ..harness.host import MANY, Host, gone, helper_of, python, read_line, table, wait_for
 
 
 def test_the_helper_is_gone_after_the_last_bind(host: Host) -> None:

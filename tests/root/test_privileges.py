@@ -6,8 +6,8 @@ import shlex
 
 import pytest
 
-from .cases import MECHANISMS
-from .harness import Host, python
+from ..harness.cases import MECHANISMS
+from ..harness.host import Host, python
 
 BIND = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 80)); print(open('/proc/self/status').read())"
 THREE = ("setuid", "setgid", "net_bind_service")

@@ -21,8 +21,9 @@ import pytest
 
 from privbind.linux import cgroup
 
-from .conftest import need
-from .harness import PYTHON, Host, Result, gone, kill, python, status_of, wait_for, world_readable_folder
+from ..harness.host import Host, Result, gone, kill, python, status_of, wait_for
+from ..harness.install import PYTHON, world_readable_folder
+from ..harness.needs import need
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = ROOT / "tests/servers"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import need
-from .harness import PYTHON, Host, Result, python
+from ..harness.host import Host, Result, python
+from ..harness.install import PROGRAMS, PYTHON
+from ..harness.needs import need
 
-SOURCES = Path(__file__).parent.parent / "programs"
 VIA = "--via=seccomp"
 BINDS = [
     "tcp",
@@ -96,7 +96,7 @@ class TestPrograms:
             pytest.skip("32-bit x86 programs run on x86-64 only")
         for name in ("trybind", "net_socketcall"):
             headers = "/usr/include/x86_64-linux-gnu"
-            argv = ["gcc", "-m32", f"-I{headers}", "-static", "-O1", "-o", folder / name, SOURCES / f"{name}.c"]
+            argv = ["gcc", "-m32", f"-I{headers}", "-static", "-O1", "-o", f"{folder}/{name}", f"{PROGRAMS}/{name}.c"]
             if subprocess.run(argv, capture_output=True, check=False).returncode:
                 pytest.skip("not installed: a compiler for 32-bit x86")
         return folder
@@ -115,7 +115,7 @@ class TestPrograms:
     def test_rust(self, host: Host, folder: Path) -> None:
         """Static."""
         need("rustc")
-        build = ["rustc", "-C", "target-feature=+crt-static", "-o", folder / "rust", SOURCES / "net_bind.rs"]
+        build = ["rustc", "-C", "target-feature=+crt-static", "-o", f"{folder}/rust", f"{PROGRAMS}/net_bind.rs"]
         subprocess.run(build, check=True)
         argv = [folder / "rust", "127.0.0.1:80", "[::1]:80", "127.0.0.1:81", "127.0.0.1:8080"]
         assert outcomes(host.granted(argv, VIA, "--allow=tcp:80")) == OUTCOME
@@ -125,7 +125,7 @@ class TestPrograms:
         need("go")
         go = folder / "go"
         settings = {"CGO_ENABLED": "0", "GOCACHE": str(folder / "cache"), "GOFLAGS": "", "GOTOOLCHAIN": "local"}
-        subprocess.run(["go", "build", "-o", go, SOURCES / "net_bind.go"], env=os.environ | settings, check=True)
+        subprocess.run(["go", "build", "-o", go, PROGRAMS / "net_bind.go"], env=os.environ | settings, check=True)
         load = f'{programs}/procs 4 500 443 >&2 & {go} "$@"; status=$?; wait; exit $status'
         argv = ["sh", "-c", load, "sh", *["127.0.0.1:80", "[::1]:80", "127.0.0.1:81"] * 100]
         found = host.granted(argv, VIA, "--allow=tcp:80,tcp:443").ok()

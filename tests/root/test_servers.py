@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from .cases import MECHANISMS
-from .conftest import need
-from .harness import PYTHON, Host, python, status_of, wait_for
+from ..harness.cases import MECHANISMS
+from ..harness.host import Host, python, status_of, wait_for
+from ..harness.install import PYTHON
+from ..harness.needs import need
 
 pytestmark = pytest.mark.parametrize("mechanism", MECHANISMS)
 

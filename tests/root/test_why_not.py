@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import need
-from .harness import PYTHON, Host, Result, python, read_line, wait_for
+from ..harness.host import Host, Result, python, read_line, wait_for
+from ..harness.install import PYTHON
+from ..harness.needs import need
 
 BIND = "import socket, sys; [socket.create_server(('127.0.0.1', int(port))) for port in sys.argv[1:]]; print('bound')"
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

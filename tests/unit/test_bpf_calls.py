@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from privbind.errors import UnsupportedError
+from privbind.grant.grant import Grant
+from privbind.grant.policy import Policy, parse_ports
 from privbind.linux import bpf, capabilities, cgroup
-from privbind.mechanisms.bpf import compiler, features
+from privbind.mechanisms.bpf import compiler, features, own_cgroup
 from privbind.mechanisms.bpf.assembly import HELPERS, MAP_VALUE, TESTS, WIDE
-from privbind.policy import Grant, Policy, parse_ports
 
 ATTR = "union bpf_attr"
 SYMBOLS = {
@@ -42,6 +43,7 @@ SYMBOLS = {
     "BPF_CGROUP_INET6_POST_BIND": bpf.INET6_POST_BIND,
     "BPF_F_ALLOW_OVERRIDE": bpf.ALLOW_OVERRIDE,
     "BPF_F_ALLOW_MULTI": bpf.ALLOW_MULTI,
+    "BPF_F_REPLACE": bpf._REPLACE,
     "BPF_F_QUERY_EFFECTIVE": bpf._QUERY_EFFECTIVE,
     "BPF_OBJ_NAME_LEN": bpf._NAME_SIZE,
     "sizeof(struct bpf_insn)": bpf._INSTRUCTION_SIZE,
@@ -64,7 +66,8 @@ OFFSETS = {
     (ATTR, "prog_flags"): 44,
     (ATTR, "prog_name"): 48,
     (ATTR, "expected_attach_type"): bpf._LOAD.size - 4,
-    (ATTR, "attach_flags"): bpf._ATTACH.size - 4,
+    (ATTR, "attach_flags"): bpf._ATTACH.size - 8,
+    (ATTR, "replace_bpf_fd"): bpf._ATTACH.size - 4,
     (ATTR, "query.attach_flags"): bpf._QUERY_FLAGS,
     (ATTR, "query.prog_ids"): 16,
     (ATTR, "query.prog_cnt"): bpf._QUERY_COUNT,
@@ -286,7 +289,7 @@ class TestFinding:
         parent = cgroup.Cgroup("/x", os.open("/", os.O_RDONLY), 1, exact=True)
         try:
             with pytest.raises(cgroup.CgroupError, match=reason):
-                cgroup.make_child(parent)
+                own_cgroup.enter_new(parent)
         finally:
             parent.close()
             parent.close()

@@ -11,13 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privbind.grant import counters
+from privbind.grant.counters import BOUND, GRANTED, REFUSED
+from privbind.grant.grant import Grant
+from privbind.grant.policy import MAX_RULES, Policy, Ports, Rule, parse_ports
+from privbind.grant.site import Site
 from privbind.linux import bpf
-from privbind.mechanisms.bpf import assembly, compiler, listing, search
-from privbind.policy import MAX_RULES, Grant, Policy, Ports, Rule, parse_ports
+from privbind.mechanisms.bpf import assembly, compiler, disassembly, search
+from privbind.values import replaced
 
 MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 CONTEXT, STACK_TOP, COUNTERS, MARKS = 0x10000000, 0x20000200, 0x30000000, 0x40000000
-SITE = compiler.Site(cgroup=0x1122334455667788, depth=3, exact=True, netns=0x99AABBCCDDEEFF)
+SITE = Site(netns=0x99AABBCCDDEEFF, port_start=1024, cgroup=0x1122334455667788, depth=3, exact=True)
 MAPS = {"counters": 11, "marks": 12}
 TCP, UDP, UDPLITE = 6, 17, 136
 COMPARE = {
@@ -49,8 +54,12 @@ class Machine:
         self.steps = 0
         self.decoded: dict[assembly.Assembly, list[tuple[int, int, int, int]]] = {}
 
-    def counter(self, offset: int) -> int:
-        return int(struct.unpack_from("<Q", self.counters, offset)[0])
+    def counter(self, counter: int) -> int:
+        return int(struct.unpack_from("<Q", self.counters, counters.offset(counter))[0])
+
+    def set_bound(self, count: int) -> None:
+        """Let so many binds have succeeded."""
+        struct.pack_into("<Q", self.counters, counters.offset(BOUND), count)
 
     def bind(self, programs: dict[int, assembly.Assembly], protocol: int, address: bytes, port: int) -> int:
         """What the bind hook answers."""
@@ -164,11 +173,9 @@ class Machine:
         return 0
 
 
-def compiled(
-    rules: str = "", limit: int = 0, reuse: str = "", port_start: int = 1024, site: compiler.Site = SITE
-) -> dict[int, assembly.Assembly]:
+def compiled(rules: str = "", limit: int = 0, reuse: str = "", site: Site = SITE) -> dict[int, assembly.Assembly]:
     grant = Grant(Policy.parse([rules]) if rules else Policy(None), limit, parse_ports(reuse) if reuse else ())
-    return compiler.programs(grant, port_start, site)
+    return compiler.programs(grant, site)
 
 
 def packed(address: str) -> bytes:
@@ -239,7 +246,7 @@ def test_decisions_are_those_of_the_policy(
 ) -> None:
     """A bind is lifted exactly if it is of a reserved port and Policy.permits it."""
     grant = Grant(Policy(policy))
-    programs = compiler.programs(grant, port_start, SITE)
+    programs = compiler.programs(grant, replaced(SITE, port_start=port_start))
     for program in programs.values():
         assert unreachable(program) == []
     machine = Machine()
@@ -252,7 +259,7 @@ def test_decisions_are_those_of_the_policy(
         assert answer == (compiler.LIFTED if lifted else compiler.NATIVE), (protocol, address, port)
         granted += lifted
         refused += reserved and not lifted
-    assert (machine.counter(compiler.GRANTED), machine.counter(compiler.REFUSED)) == (granted, refused)
+    assert (machine.counter(GRANTED), machine.counter(REFUSED)) == (granted, refused)
 
 
 def unreachable(program: assembly.Assembly) -> list[int]:
@@ -294,7 +301,7 @@ def test_everything_reserved() -> None:
 @pytest.mark.parametrize("exact", [True, False])
 def test_strangers_get_nothing(exact: bool) -> None:
     """Only a process in the cgroup, or in one below it, and only in the launch's network namespace."""
-    programs = compiled("tcp:80", site=compiler.Site(SITE.cgroup, 3 if exact else 1, exact, SITE.netns))
+    programs = compiled("tcp:80", site=SITE.in_cgroup(SITE.cgroup, 3 if exact else 1, exact))
     machine = Machine()
     bind = (programs, TCP, packed("0.0.0.0"), 80)
     assert machine.bind(*bind) == compiler.LIFTED
@@ -311,7 +318,7 @@ def test_strangers_get_nothing(exact: bool) -> None:
 
 def test_a_cgroup_below_a_namespace_is_found_at_any_depth() -> None:
     """Where the depth is not known, deeper levels are tried too, as far as a limit, and never shallower ones."""
-    programs = compiled(site=compiler.Site(SITE.cgroup, 2, exact=False, netns=SITE.netns))
+    programs = compiled(site=SITE.in_cgroup(SITE.cgroup, 2, exact=False))
     for depth, expected in ((2, 3), (3, 3), (20, 3), (33, 3), (34, 1), (1, 1)):
         machine = Machine()
         machine.levels = {level: SITE.cgroup if level == depth else 1000 + level for level in range(depth + 2)}
@@ -328,7 +335,7 @@ class TestLimit:
             assert machine.bind(programs, TCP, packed("::1"), 80) == compiler.LIFTED
             assert machine.bound(programs, 80) == 1
         assert machine.bind(programs, TCP, packed("::1"), 80) == compiler.NATIVE
-        assert [machine.counter(offset) for offset in (compiler.GRANTED, compiler.REFUSED, compiler.BOUND)] == [2, 1, 2]
+        assert [machine.counter(counter) for counter in (GRANTED, REFUSED, BOUND)] == [2, 1, 2]
 
     def test_the_last_ones_race(self) -> None:
         """Two threads pass the first check; the second to get its port gives it back and hears EACCES."""
@@ -341,7 +348,7 @@ class TestLimit:
         machine.thread = 2
         assert machine.bound(programs, 80) == 0
         assert machine.retval == -13
-        assert [machine.counter(offset) for offset in (compiler.GRANTED, compiler.REFUSED, compiler.BOUND)] == [1, 1, 1]
+        assert [machine.counter(counter) for counter in (GRANTED, REFUSED, BOUND)] == [1, 1, 1]
 
     def test_binds_that_fail_are_not_counted(self) -> None:
         programs = compiled("tcp:80", limit=1)
@@ -349,7 +356,7 @@ class TestLimit:
         for _ in range(5):
             assert machine.bind(programs, TCP, packed("::1"), 80) == compiler.LIFTED  # then EADDRINUSE: no second hook
         assert machine.bound(programs, 80) == 1
-        assert machine.counter(compiler.BOUND) == 1
+        assert machine.counter(BOUND) == 1
 
     def test_binds_that_were_not_lifted_are_not_counted(self) -> None:
         """A process that has the capability itself binds what is not granted, and binds when all is used up."""
@@ -357,19 +364,19 @@ class TestLimit:
         machine = Machine()
         assert machine.bind(programs, TCP, packed("::1"), 81) == compiler.NATIVE
         assert machine.bound(programs, 81) == 1
-        assert machine.counter(compiler.BOUND) == 0
+        assert machine.counter(BOUND) == 0
         assert machine.bind(programs, TCP, packed("::1"), 80) == compiler.LIFTED
         assert machine.bound(programs, 80) == 1
         assert machine.bind(programs, TCP, packed("::1"), 80) == compiler.NATIVE
         assert machine.bound(programs, 80) == 1
-        assert machine.counter(compiler.BOUND) == 1
+        assert machine.counter(BOUND) == 1
 
     def test_other_ports_are_not_counted(self) -> None:
         programs = compiled(limit=1)
         machine = Machine()
         assert machine.bind(programs, TCP, packed("::1"), 0) == compiler.NATIVE
         assert machine.bound(programs, 40000) == 1
-        assert machine.counter(compiler.BOUND) == 0
+        assert machine.counter(BOUND) == 0
 
     def test_what_another_thread_does_with_the_socket_does_not_hide_a_bind(self) -> None:
         """Thread 2 tries an unreserved port of the same socket between thread 1's two hooks."""
@@ -381,7 +388,7 @@ class TestLimit:
         assert machine.bind(programs, TCP, packed("::1"), 8080) == compiler.NATIVE
         machine.thread = 1
         assert machine.bound(programs, 80) == 1
-        assert machine.counter(compiler.BOUND) == 1
+        assert machine.counter(BOUND) == 1
 
     @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["granted", "refused", "in use"])), max_size=60))
     @settings(deadline=None)
@@ -398,12 +405,12 @@ class TestLimit:
             lifted = machine.bind(programs, TCP, packed("::1"), 81 if what == "refused" else 80) == compiler.LIFTED
             pending[number] = lifted and what == "granted"
         assert kept <= 3
-        assert machine.counter(compiler.BOUND) == kept
+        assert machine.counter(BOUND) == kept
 
     def test_the_largest_limit(self) -> None:
         programs = compiled(limit=0xFFFFFFFF)
         machine = Machine()
-        struct.pack_into("<Q", machine.counters, compiler.BOUND, 0xFFFFFFFE)
+        machine.set_bound(0xFFFFFFFE)
         assert machine.bind(programs, TCP, packed("::1"), 80) == compiler.LIFTED
         assert machine.bound(programs, 80) == 1
         assert machine.bind(programs, TCP, packed("::1"), 80) == compiler.NATIVE
@@ -457,10 +464,10 @@ def test_the_longest_policies_fit(name: str) -> None:
     """No jump is too far, a bind takes few steps, and decisions are still the policy's."""
     rules = long_policies()[name]
     policy = Policy(rules)
-    programs = compiler.programs(Grant(policy, 5, parse_ports("1-10,80")), 1024, SITE)
+    programs = compiler.programs(Grant(policy, 5, parse_ports("1-10,80")), SITE)
     machine = Machine()
     for rule in rules[::50]:
-        struct.pack_into("<Q", machine.counters, compiler.BOUND, 0)
+        machine.set_bound(0)
         address = rule.network or packed("::1")
         for port in {rule.ports.low, rule.ports.high, max(1, rule.ports.low - 1)}:
             for protocol in (TCP, UDP):
@@ -550,7 +557,7 @@ class TestAssembly:
 
 def test_listing_reads_like_the_rules() -> None:
     """Each rule stands where it is granted; labels lead the reader."""
-    text = listing.lines(compiled("tcp:80,udp:10.0.0.0/8:53,[::1]:1-9", limit=3, reuse="80")[bpf.INET6_BIND])
+    text = disassembly.lines(compiled("tcp:80,udp:10.0.0.0/8:53,[::1]:1-9", limit=3, reuse="80")[bpf.INET6_BIND])
     assert text[0] == "# before a bind of an IPv6 socket"
     joined = "\n".join(text)
     for shown in ("# tcp:80", "# udp:10.0.0.0/8:53", "# [::1]:1-9", "granted:", "# all 3 binds are used up", "exit"):
@@ -563,5 +570,5 @@ def test_listing_reads_like_the_rules() -> None:
 def test_listing_shows_every_instruction() -> None:
     """All four programs, each instruction in words."""
     for program in compiled("tcp:80,udp:[fd00::/8]:53", limit=3, reuse="80-90").values():
-        shown = [line for line in listing.lines(program) if line.startswith(" ")]
+        shown = [line for line in disassembly.lines(program) if line.startswith(" ")]
         assert len(shown) == sum(1 for line in program.lines if line[0])

@@ -7,23 +7,26 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privbind import ctl, record
-from privbind.account import Account
-from privbind.doctor import Cgroups, Installed, Offer, Report, Shim
+from privbind.commands import privbindctl as ctl
+from privbind.commands.output import printable
+from privbind.commands.report import doctor_text, doctor_values, grants_text, grants_values, reserved_state
 from privbind.errors import UsageError
-from privbind.grants import Listing, LiveGrant, from_record
+from privbind.grant import record
+from privbind.grant.grant import Grant
+from privbind.grant.holder import Holder
+from privbind.grant.policy import Policy, parse_ports
+from privbind.grant.site import Site
 from privbind.helper import ledger
-from privbind.policy import Grant, Policy, parse_ports
-from privbind.report import doctor_text, doctor_values, grants_text, grants_values, printable, reserved_state
+from privbind.inspect.grants import Listing, LiveGrant, from_record
+from privbind.inspect.host import Cgroups, Installed, Offer, Report, Shim
 
-SOURCE = Path(__file__).resolve().parent.parent.parent / "src"
+from ..harness.install import SOURCE
+
 NOW = 1_800_000_000
 
 
@@ -73,7 +76,10 @@ def test_help_and_version(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_without_anybody_to_write_to(capfd: pytest.CaptureFixture[str]) -> None:
     """An error of its own, not a trace."""
-    code = f"import sys; sys.path.append({str(SOURCE)!r}); from privbind.ctl import main; sys.exit(main(['--help']))"
+    code = (
+        f"import sys; sys.path.append({str(SOURCE)!r}); "
+        "from privbind.commands.privbindctl import main; sys.exit(main(['--help']))"
+    )
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([sys.executable, "-I", "-c", code], stdout=full, stderr=-1, text=True, check=False)
     assert done.returncode == 125
@@ -235,14 +241,12 @@ def test_printable_text_is_one_line(text: str) -> None:
     assert shown == text or not text.isprintable()
 
 
-def request(**more: Any) -> Any:
-    account = Account(33, 33, (), name="www-data")
-    grant = Grant(Policy.parse(["tcp:80,udp:[fd00::/8]:53"]), 3, parse_ports("80"))
-    return SimpleNamespace(**{"argv": [b"x", b"\n"], "account": account, "grant": grant, "port_start": 1024, **more})
+NARROW = Grant(Policy.parse(["tcp:80,udp:[fd00::/8]:53"]), 3, parse_ports("80"))
 
 
-def said(**more: Any) -> list[tuple[str, bytes]]:
-    return record.decode(record.encode(record.describe(request(**more), "bpf", "2", 77, NOW)))
+def said(grant: Grant = NARROW, argv: tuple[bytes, ...] = (b"x", b"\n")) -> list[tuple[str, bytes]]:
+    holder = Holder("www-data", 33, 33, argv, 77, NOW)
+    return record.decode(record.encode(record.describe(grant, holder, Site(7, 1024), "bpf")))
 
 
 def test_what_a_record_says() -> None:
@@ -267,7 +271,7 @@ def test_what_a_record_says() -> None:
 
 def test_what_a_record_of_everything_says() -> None:
     """No rules: any reserved port. No limit: nothing is left of it."""
-    grant, _ = from_record(said(grant=Grant(Policy(None)), argv=[b"x" * 4096, b"y"]), (0, 0, 0), "here")
+    grant, _ = from_record(said(Grant(Policy(None)), (b"x" * 4096, b"y")), (0, 0, 0), "here")
     assert (grant.rules, grant.limit, grant.left, grant.reuse_ports, grant.cut) == ((), 0, None, (), 1)
 
 
@@ -282,10 +286,22 @@ def test_any_bytes_are_a_ledger_or_a_value_error(data: bytes, zeros: int) -> Non
     grants_text(Listing((grant,), ()), 80, NOW)
 
 
-@pytest.mark.parametrize(("name", "value"), [("started", b"9" * 19), ("limit", b"-1"), ("uid", b"x"), ("pid", b"")])
-def test_a_record_that_makes_no_sense(name: str, value: bytes) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("since", b"9" * 19, "not a whole number"),
+        ("uid", b"x", "not a whole number"),
+        ("pid", b"", "not a whole number"),
+        ("grant", b"tcp:80; at most -1 binds", "not a whole number"),
+        ("grant", b"tcp:80; at most 0 binds", "not a whole number"),
+        ("grant", b"tcp:80; and more", "'and more' is no part of a grant"),
+        ("grant", b"", "it is empty"),
+        ("grant", b"tcp:80; SO_REUSEPORT on ", "nothing between the commas"),
+    ],
+)
+def test_a_record_that_makes_no_sense(name: str, value: bytes, why: str) -> None:
     wrong = [(known, value if known == name else right) for known, right in said()]
-    with pytest.raises(ValueError, match="not a whole number"):
+    with pytest.raises(ValueError, match=why):
         from_record(wrong, (0, 0, 0), "here")
     with pytest.raises(ValueError, match=f"lacks '{name}'"):
         from_record([line for line in said() if line[0] != name], (0, 0, 0), "here")
@@ -297,7 +313,7 @@ VALUES = st.one_of(st.integers().map(lambda number: b"%d" % number), st.binary(m
 @given(st.data())
 def test_any_record_is_a_grant_or_a_value_error(data: st.DataObject) -> None:
     """The same for records of the right form that say anything."""
-    lines = [(name, data.draw(VALUES)) for name, _ in said() if name != data.draw(st.sampled_from(["", "limit"]))]
+    lines = [(name, data.draw(VALUES)) for name, _ in said() if name != data.draw(st.sampled_from(["", "grant"]))]
     try:
         grant, _ = from_record(record.decode(record.encode(lines)), (1, 2, 3), "here")
     except ValueError:

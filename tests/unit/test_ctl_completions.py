@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from privbind import ctl, usage
-from privbind.mechanisms import ORDER
+from privbind.commands import privbindctl as ctl
+from privbind.commands import usage
+from privbind.request import MECHANISMS
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "completions"
+from ..harness.install import ROOT
+
+FOLDER = ROOT / "completions"
 HELPS = {"privbind": usage.HELP, "privbindctl": ctl.HELP}
 ASK = r"""
 . "$1"
@@ -44,7 +47,7 @@ def options(text: str) -> set[str]:
 def bash(line: str) -> set[str]:
     """What bash offers at the end of a line."""
     command = line.split(maxsplit=1)[0]
-    argv = ["bash", "--norc", "-c", ASK, "bash", FOLDER / f"{command}.bash", line, command]
+    argv = ["bash", "--norc", "-c", ASK, "bash", str(FOLDER / f"{command}.bash"), line, command]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return set(done.stdout.split())
@@ -74,8 +77,8 @@ def test_zsh_knows_all_options(command: str) -> None:
         ("privbind -Gu nobod", {"nobody"}),
         ("privbind --user=nobod", {"nobody"}),
         ("privbind -g nogrou", {"nogroup"}),
-        ("privbind --via ", {"auto", *ORDER}),
-        ("privbind --via=", {"auto", *ORDER}),
+        ("privbind --via ", {"auto", *MECHANISMS}),
+        ("privbind --via=", {"auto", *MECHANISMS}),
         ("privbind -a ", {"tcp:", "udp:", "any"}),
         ("privbind -a 80,tc", {"80,tcp:"}),
         ("privbind -r an", {"any"}),

@@ -6,15 +6,16 @@ import re
 import shutil
 import subprocess
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
-from privbind.ctl import HELP
-from privbind.doctor import Cgroups, Installed, Offer, Shim
-from privbind.grants import LiveGrant
+from privbind.commands.privbindctl import HELP
+from privbind.inspect.grants import LiveGrant
+from privbind.inspect.host import Cgroups, Installed, Offer, Shim
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "man/privbindctl.1"
+from ..harness.install import ROOT
+
+PAGE = ROOT / "man/privbindctl.1"
 
 
 def plain(text: str) -> str:
@@ -69,7 +70,7 @@ def test_the_page_tells_of_every_key_of_the_json() -> None:
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")
 def test_the_page_is_set_without_a_warning() -> None:
-    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", PAGE]
+    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", str(PAGE)]
     environment = {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(set_page, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")

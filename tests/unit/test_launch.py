@@ -6,10 +6,13 @@ import pytest
 
 from privbind import launch, mechanisms
 from privbind.account import Account
-from privbind.command import Program
 from privbind.errors import NoMechanismError, PrivbindError, UnsupportedError
-from privbind.policy import Grant, Policy
-from privbind.request import Request
+from privbind.grant.grant import Grant
+from privbind.grant.holder import Holder
+from privbind.grant.policy import Policy
+from privbind.grant.site import Site
+from privbind.request import MECHANISMS, Command, Request
+from privbind.request.program import Program
 
 
 class Stop(PrivbindError):
@@ -27,27 +30,23 @@ class Fake:
     def __init__(self, name: str, probes: bool, prepares: bool) -> None:
         self.name, self.probes, self.prepares = name, probes, prepares
 
-    def probe(self, _request: Request) -> None:
+    def probe(self, _grant: Grant, _site: Site, _command: Command) -> None:
         if not self.probes:
             raise UnsupportedError(self.name, "seen by probing")
 
-    def prepare(self, _request: Request) -> mechanisms.Prepared:
+    def prepare(self, _grant: Grant, _holder: Holder, _site: Site, _command: Command) -> mechanisms.Prepared:
         if not self.prepares:
             raise UnsupportedError(self.name, "seen by preparing")
         return Entered()
 
 
 def request(via: str = "auto") -> Request:
-    program = Program(b"/bin/true", b"/bin/true", None)
-    account = Account(1, 1, ())
-    grant = Grant(Policy(None))
-    return Request(
-        account=account, grant=grant, argv=[b"true"], program=program, environment=[], port_start=1024, via=via
-    )
+    command = Command(Account(1, 1, ()), (b"true",), Program(b"/bin/true", b"/bin/true", None))
+    return Request(command, Grant(Policy(None)), Site(1, 1024), via=via)
 
 
 def fakes(monkeypatch: pytest.MonkeyPatch, **fits: tuple[bool, bool]) -> None:
-    known = {name: Fake(name, *fits.get(name, (False, False))) for name in mechanisms.ORDER}
+    known = {name: Fake(name, *fits.get(name, (False, False))) for name in MECHANISMS}
     monkeypatch.setattr(mechanisms, "load", known.__getitem__)
 
 

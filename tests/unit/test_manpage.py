@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from privbind.mechanisms import ORDER
-from privbind.usage import HELP
+from privbind.commands.usage import HELP
+from privbind.request import MECHANISMS
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "man/privbind.1"
+from ..harness.install import ROOT
+
+PAGE = ROOT / "man/privbind.1"
 HELP_OPTION = re.compile(r"^ {2}(?: {4}|(?P<short>-\w), )(?P<long>--[\w-]+)(?: (?P<value>[A-Z]+))? +(?P<text>.+)$")
 
 
@@ -63,14 +64,14 @@ def test_the_page_has_the_first_sentence_of_the_help() -> None:
 
 def test_the_page_tells_of_every_mechanism_and_exit_status() -> None:
     """Mechanisms in the order in which auto tries them."""
-    assert re.findall(r"^\.TP\n\.B (\w+)$", section("MECHANISMS"), re.MULTILINE) == list(ORDER)
+    assert re.findall(r"^\.TP\n\.B (\w+)$", section("MECHANISMS"), re.MULTILINE) == list(MECHANISMS)
     statuses = set(re.findall(r"\b12\d\b", HELP))
     assert set(re.findall(r"^\.B (\d+)$", section("EXIT STATUS"), re.MULTILINE)) == statuses == {"125", "126", "127"}
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")
 def test_the_page_is_set_without_a_warning() -> None:
-    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", PAGE]
+    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", str(PAGE)]
     environment = {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(set_page, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privbind.errors import UsageError
-from privbind.options import parse
-from privbind.policy import PolicyError
+from privbind.grant.policy import PolicyError
+from privbind.request.options import parse
 
 
 def services(name: str, protocol: str) -> int:

@@ -9,10 +9,10 @@ from struct import Struct, pack
 
 import pytest
 
-from privbind.errors import PrivbindError
-from privbind.helper.judge import Judge
-from privbind.linux import binds, call, foreign, landlock, notify, seccomp
-from privbind.policy import Grant, Policy
+from privbind.grant.decision import may_allow
+from privbind.grant.site import Site
+from privbind.linux import binds, call, landlock, notify, seccomp, sockets, target
+from privbind.linux.call import UnknownMachineError
 
 SYMBOLS = {
     "SECCOMP_IOCTL_NOTIF_RECV": notify.RECEIVE,
@@ -49,10 +49,10 @@ SYMBOLS = {
     "AUDIT_ARCH_AARCH64": binds.AARCH64,
     "AUDIT_ARCH_ARM": binds.ARM,
     "SYS_BIND": binds._SYS_BIND,
-    "sizeof(struct sockaddr_in)": binds.MIN_ADDRESS,
-    "sizeof(struct sockaddr_storage)": binds.MAX_ADDRESS,
-    "sizeof(struct iovec) * 2": foreign._VECTORS.size,
-    "O_EXCL": foreign._PIDFD_THREAD,
+    "sizeof(struct sockaddr_in)": sockets.MIN_ADDRESS,
+    "sizeof(struct sockaddr_storage)": sockets.MAX_ADDRESS,
+    "sizeof(struct iovec) * 2": target._VECTORS.size,
+    "O_EXCL": target._PIDFD_THREAD,
     "LANDLOCK_ACCESS_FS_READ_FILE": landlock._READ_FILE,
     "LANDLOCK_ACCESS_FS_MAKE_SYM * 2 - 1": landlock._ALL_OF_FIRST_VERSION,
     "LANDLOCK_RULE_PATH_BENEATH": landlock._RULE_PATH_BENEATH,
@@ -142,7 +142,7 @@ class TestFilter:
     def test_another_machine_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With its name, and no guess."""
         monkeypatch.setattr(call, "_MACHINE", "riscv64")
-        with pytest.raises(PrivbindError, match="riscv64"):
+        with pytest.raises(UnknownMachineError, match="riscv64"):
             seccomp.notify_binds()
 
     def test_ioctl_of_the_helper(self) -> None:
@@ -193,8 +193,8 @@ class TestArguments:
 )
 def test_a_quick_look_at_an_address(family: int, port: int, expected: bool) -> None:
     """Whether a bind could be granted, before anything is known of the socket."""
-    judge = Judge(Grant(Policy(None)), 1024, 0)
-    assert judge.may_permit(pack("=H", family) + port.to_bytes(2, "big") + bytes(12)) is expected
+    address = pack("=H", family) + port.to_bytes(2, "big") + bytes(12)
+    assert may_allow(Site(0, 1024), address) is expected
 
 
 class TestPage:

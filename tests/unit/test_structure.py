@@ -6,25 +6,42 @@ import ast
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parent.parent.parent / "src"
-PACKAGE = SOURCE / "privbind"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+from privbind.linux import call
 
-# What each part may import of ours; what is not named here may import everything.
+from ..harness.install import ROOT, SOURCE
+
+PACKAGE = SOURCE / "privbind"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+_GROUND = {"errors", "grant", "linux", "values"}
+_HELPER = _GROUND | {"account"}
+_MECHANISMS = _HELPER | {"helper", "request"}
+_LAUNCH = _MECHANISMS | {"mechanisms"}
+_COMMANDS = _LAUNCH | {"__version__", "inspect", "launch", "standing"}
+
 LAYERS: dict[str, set[str]] = {
-    "policy": set(),
+    "__init__": {"api"},
     "errors": set(),
-    "linux": {"errors", "linux"},
-    "account": {"errors", "linux", "policy"},
-    "command": {"account", "errors", "policy"},
-    "request": {"account", "command", "policy"},
-    "helper": {"__version__", "account", "errors", "helper", "linux", "policy", "record", "request"},
+    "values": set(),
+    "grant": {"values"},
+    "linux": set(),
+    "account": {"errors", "grant.policy", "linux"},
+    "request": _GROUND | {"account"},
+    "helper": _HELPER,
+    "mechanisms": _MECHANISMS,
+    "inspect": _LAUNCH,
+    "launch": _LAUNCH,
+    "standing": _LAUNCH,
+    "api": _COMMANDS,
+    "commands": _COMMANDS | {"api"},
 }
-LAYERS["mechanisms"] = {*LAYERS["helper"], "command", "mechanisms"}
+"""What each part may import of ours, besides itself: a part, or one module of it."""
 
 
 def part_of(path: Path) -> str:
@@ -32,27 +49,73 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def own_imports(path: Path) -> set[str]:
-    """The parts of ours that a module imports, for types only ones included."""
-    found = set()
-    package = ["privbind", *path.relative_to(PACKAGE).parts[:-1]]
+def imports(path: Path, top: Path) -> Iterator[str]:
+    """The full name of everything that a module imports, for type checkers only ones included.
+
+    ``top`` is the folder that relative imports end in.
+    """
+    package = path.relative_to(top).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            names = [node.module.split(".")] if node.module else [[alias.name] for alias in node.names]
-            for name in names:
-                full = [*base, *name][1:]
-                if full:
-                    found.add(full[0])
-    return found
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else ())]
+            yield from (".".join([*module, alias.name]) for alias in node.names)
+
+
+def is_within(name: str, whole: str) -> bool:
+    """Whether a dotted name is another one, or below it."""
+    return name == whole or name.startswith(whole + ".")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path) -> None:
-    """cli → launch → mechanisms → helper → linux; policy imports nothing of ours."""
-    allowed = LAYERS.get(part_of(path))
-    if allowed is not None:
-        assert own_imports(path) <= allowed | {part_of(path)}
+    """commands and api → launch, inspect → mechanisms → helper → grant, linux; grant imports nothing of ours."""
+    own = [name.removeprefix("privbind.") for name in imports(path, SOURCE) if is_within(name, "privbind")]
+    allowed = LAYERS[part_of(path)] | {part_of(path)}
+    assert [name for name in own if not any(is_within(name, part) for part in allowed)] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_own_imports_are_relative(path: Path) -> None:
+    """The package is found by its place, never by its name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            assert not is_within(node.module or "", "privbind")
+        elif isinstance(node, ast.Import):
+            assert not any(is_within(alias.name, "privbind") for alias in node.names)
+
+
+TESTS = ROOT / "tests"
+HARNESS = "tests.harness"
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_no_test_imports_another(path: Path) -> None:
+    """What tests share is in the harness, which imports none of them either."""
+    found = [name for name in imports(path, ROOT) if is_within(name, "tests")]
+    assert [name for name in found if not is_within(name, HARNESS)] == []
+
+
+@pytest.mark.parametrize("folder", ["bench", "tools", "src", "launcher"])
+def test_nothing_else_imports_tests(folder: str) -> None:
+    """Least of all the benchmarks: a package without tests can be measured."""
+    for path in (ROOT / folder).rglob("*.py"):
+        assert [name for name in imports(path, ROOT) if is_within(name, "tests")] == [], path
+
+
+def test_the_walk_sees_each_kind_of_import(tmp_path: Path) -> None:
+    """Else the tests before this one would hold of anything."""
+    module = tmp_path / "tests/root/module.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(
+        "import os\nimport tests.a\nfrom tests import b\nfrom . import c\nfrom .d import e\nfrom .. import f\n"
+        "from ..g.h import i\ndef late():\n    from ..j import k\n"
+    )
+    assert list(imports(module, tmp_path)) == [
+        "os", "tests.a", "tests.b", "tests.root.c", "tests.root.d.e", "tests.f", "tests.g.h.i", "tests.j.k",
+    ]  # fmt: skip
 
 
 def test_foreign_functions_only_in_linux() -> None:
@@ -70,7 +133,7 @@ def test_foreign_functions_only_in_linux() -> None:
 def test_only_the_command_lines_print_or_exit() -> None:
     """Everything else raises; a forked helper's own end is no exit of the caller's."""
     for path in MODULES:
-        if part_of(path) in ("cli", "ctl"):
+        if part_of(path) == "commands":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -106,7 +169,7 @@ def test_a_launch_imports_no_slow_module(mechanism: str) -> None:
     """Start-up time is mostly imports, so a launch loads none that costs milliseconds."""
     code = (
         f"import sys; sys.path.append({str(SOURCE)!r}); before = set(sys.modules); "
-        "import privbind.cli, privbind.launch; from privbind import mechanisms; "
+        "import privbind.commands.privbind, privbind.launch; from privbind import mechanisms; "
         f"mechanisms.load({mechanism!r}); print(*sorted(set(sys.modules) - before))"
     )
     argv = [sys.executable, "-I", "-S", "-c", code]
@@ -127,7 +190,7 @@ def test_importing_the_package_makes_no_system_call_of_ours() -> None:
 
 
 CONSTANTS = {
-    "prctl": (
+    "linux.prctl": (
         "linux/prctl.h",
         {
             "PR_SET_DUMPABLE": "_SET_DUMPABLE",
@@ -144,7 +207,7 @@ CONSTANTS = {
             "PR_CAP_AMBIENT_CLEAR_ALL": "_CAP_AMBIENT_CLEAR_ALL",
         },
     ),
-    "capabilities": (
+    "linux.capabilities": (
         "linux/capability.h",
         {
             "CAP_SETGID": "CAP_SETGID",
@@ -158,7 +221,7 @@ CONSTANTS = {
             "_LINUX_CAPABILITY_VERSION_3": "_VERSION_3",
         },
     ),
-    "sockets": (
+    "linux.sockets": (
         "sys/socket.h>\n#include <asm/socket.h>\n#include <netinet/in.h",
         {
             "SO_LINGER": "SO_LINGER",
@@ -166,13 +229,19 @@ CONSTANTS = {
             "SO_DOMAIN": "SO_DOMAIN",
             "SO_COOKIE": "SO_COOKIE",
             "SO_NETNS_COOKIE": "SO_NETNS_COOKIE",
-            "SOCK_DCCP": "SOCK_DCCP",
-            "IPPROTO_MPTCP": "IPPROTO_MPTCP",
         },
     ),
-    "process": (
-        "sys/resource.h>\n#include <sys/wait.h",
+    "grant.decision": (
+        "sys/socket.h>\n#include <netinet/in.h",
         {
+            "SOCK_DCCP": "_SOCK_DCCP",
+            "IPPROTO_MPTCP": "_IPPROTO_MPTCP",
+        },
+    ),
+    "linux.process": (
+        "sys/resource.h>\n#include <sys/wait.h>\n#include <linux/sched.h",
+        {
+            "CLONE_PIDFD": "_CLONE_PIDFD",
             "RLIMIT_CORE": "RLIMIT_CORE",
             "RLIMIT_NPROC": "RLIMIT_NPROC",
             "RLIMIT_NOFILE": "RLIMIT_NOFILE",
@@ -199,11 +268,9 @@ def printed(tmp_path: Path, compiler: str, headers: str, names: list[str]) -> li
 
 @pytest.mark.parametrize("module", CONSTANTS)
 def test_constants_are_the_headers(tmp_path: Path, module: str) -> None:
-    """Each number in linux/ is what a C program gets from the header that is named beside it."""
-    from importlib import import_module
-
+    """Each number is what a C program gets from the header that is named beside it."""
     headers, names = CONSTANTS[module]
-    ours = import_module(f"privbind.linux.{module}")
+    ours = import_module(f"privbind.{module}")
     values = printed(tmp_path, "cc", headers, list(names))
     assert values is not None, "a C compiler is needed"
     assert values == [getattr(ours, name) for name in names.values()]
@@ -211,8 +278,6 @@ def test_constants_are_the_headers(tmp_path: Path, module: str) -> None:
 
 def test_system_call_numbers_are_the_headers(tmp_path: Path) -> None:
     """For this machine; the other machine's table has the same names but for those that it does not have."""
-    from privbind.linux import call
-
     numbers = call._NUMBERS[call.machine()]
     values = printed(tmp_path, "cc", "sys/syscall.h", [f"SYS_{name}" for name in numbers])
     assert values == list(numbers.values())
@@ -221,8 +286,6 @@ def test_system_call_numbers_are_the_headers(tmp_path: Path) -> None:
 
 def test_system_call_numbers_of_aarch64(tmp_path: Path) -> None:
     """Against asm-generic/unistd.h, which aarch64 uses, through its cross compiler's headers."""
-    from privbind.linux import call
-
     compiler = shutil.which("aarch64-linux-gnu-gcc")
     if compiler is None:
         pytest.skip("not installed: aarch64-linux-gnu-gcc")

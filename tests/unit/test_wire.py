@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privbind.helper import wire
+from privbind.linux.sockets import MAX_ADDRESS
 
 
-@given(st.binary(min_size=1, max_size=wire.MAX_ADDRESS))
+@given(st.binary(min_size=1, max_size=MAX_ADDRESS))
 def test_a_request_comes_back_as_it_was(address: bytes) -> None:
     """For every address of 1 to 128 bytes: parsing the request gives that address."""
     data = wire.request(address)
@@ -27,7 +28,7 @@ def test_a_reply_comes_back_as_it_was(error: int) -> None:
 def test_any_bytes_are_a_request_or_a_wire_error(data: bytes) -> None:
     """For all bytes: an address of 1 to 128 bytes, or WireError, never another error."""
     try:
-        assert 1 <= len(wire.parse_request(data)) <= wire.MAX_ADDRESS
+        assert 1 <= len(wire.parse_request(data)) <= MAX_ADDRESS
     except wire.WireError:
         pass
 
@@ -41,7 +42,7 @@ def test_any_bytes_are_a_reply_or_a_wire_error(data: bytes) -> None:
         pass
 
 
-@given(st.binary(min_size=1, max_size=wire.MAX_ADDRESS), st.data())
+@given(st.binary(min_size=1, max_size=MAX_ADDRESS), st.data())
 def test_a_request_cut_short_or_prolonged_is_refused(address: bytes, data: st.DataObject) -> None:
     """For every request: no part of it and nothing longer is a request."""
     whole = wire.request(address)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Who the helper runs as: ids that are neither root's nor the command's, and that nothing else uses.
 
-A process of the same uid could kill or trace the helper, so each helper looks for a uid of its own.
+A process of the same uid could stop, kill or limit the helper. So a number is looked at before it is taken, while the
+helper is still root's, and again afterwards, since two helpers may have looked at the same moment. Both looks ask the
+kernel for one number, so they cost the same on a crowded host, and nothing hides from them (hidepid, pid namespaces).
 """
 
 from __future__ import annotations
@@ -9,79 +11,53 @@ from __future__ import annotations
 import posix
 
 from ..errors import PrivbindError
-from ..linux import capabilities
+from ..linux import capabilities, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..account import Account
 
-_CANDIDATES = range(65534, 60577, -1)
-"""From "nobody" down, as far as no system gives ids to people (systemd's UIDS-GIDS.md)."""
+_RANGES = (range(65533, 65519, -1), range(61183, 60577, -1))
+"""The numbers that no system gives to people or services (systemd's UIDS-GIDS.md). Not 65534, which is nobody's."""
 
 
-def take(account: Account, keep: tuple[int, ...]) -> None:
-    """Become a uid and a gid that are free, with no groups. Needs CAP_SETUID, CAP_SETGID, and "keep capabilities" set.
+def take(account: Account, keep: tuple[int, ...], passed: int = 0) -> None:
+    """Become a uid and the gid of the same number, with no groups.
 
-    ``keep`` are the capabilities that are permitted and effective afterwards, no others. Raises PrivbindError when
-    no id is free.
+    Needs CAP_SETUID, CAP_SETGID, and "keep capabilities" set. ``keep`` are the capabilities that are permitted and
+    effective afterwards, no others. So many candidates are passed over first: two helpers of one launch that start
+    together then look at different ones. Raises PrivbindError when no number is free.
     """
     posix.setgroups(())
-    groups = {account.gid, *account.groups}
-    if not any(gid not in groups and _set_gid(gid) for gid in _CANDIDATES):
-        raise PrivbindError("no gid is free for the helper (the user namespace maps none from 65534 down)")
-    # Until the uid is settled, another one may have to be taken.
-    trying = capabilities.mask(capabilities.CAP_SETUID, *keep)
-    taken = {account.uid}
-    for uid in _CANDIDATES:
-        if uid in taken or not _set_uid(uid):
+    trying = capabilities.mask(capabilities.CAP_SETUID, capabilities.CAP_SETGID, *keep)
+    forbidden = {account.uid, account.gid, *account.groups}
+    checks = process.can_tell_alone()
+    for number in _candidates(passed):
+        if number in forbidden or process.user_has_processes(number) or not _become(number):
             continue
         capabilities.put(trying, trying, 0)
-        # Looked at from the candidate's side, so that of two helpers that try the same one at least one sees the other.
-        taken |= _uids_in_use(but=_self())
-        if uid not in taken:
+        if not checks or process.is_alone():
             kept = capabilities.mask(*keep)
             capabilities.put(kept, kept, 0)
             return
-    raise PrivbindError("no uid is free for the helper (the user namespace maps none from 65534 down that is unused)")
+    raise PrivbindError(
+        "no number from 65533 to 65520 or from 61183 to 60578 is free as its uid and gid"
+        " (the user namespace must map one that nothing uses)"
+    )
 
 
-def _set_gid(gid: int) -> bool:
-    """Take a gid; False when the user namespace does not map it (EINVAL)."""
+def _candidates(passed: int) -> Iterator[int]:
+    numbers = [number for numbers in _RANGES for number in numbers]
+    return iter(numbers[passed:] + numbers[:passed])
+
+
+def _become(number: int) -> bool:
+    """Take a gid and a uid; False when the user namespace does not map them (EINVAL)."""
     try:
-        posix.setresgid(gid, gid, gid)
+        posix.setresgid(number, number, number)
+        posix.setresuid(number, number, number)
     except OSError:
         return False
     return True
-
-
-def _set_uid(uid: int) -> bool:
-    """Take a uid; False when the user namespace does not map it (EINVAL)."""
-    try:
-        posix.setresuid(uid, uid, uid)
-    except OSError:
-        return False
-    return True
-
-
-def _self() -> str:
-    """This process's name in /proc, which may be another pid namespace's."""
-    try:
-        return posix.readlink("/proc/self")
-    except OSError:
-        return ""
-
-
-def _uids_in_use(but: str) -> set[int]:
-    """The effective uids of all processes that can be seen: the owners of their folders in /proc (proc(5))."""
-    found: set[int] = set()
-    try:
-        names = posix.listdir("/proc")
-    except OSError:
-        return found
-    for name in names:
-        if name.isdigit() and name != but:
-            try:
-                found.add(posix.stat("/proc/" + name).st_uid)
-            except OSError:
-                continue
-    return found

@@ -8,27 +8,18 @@ it through /proc/PID/fd. The counters come first, then the text of the record.
 from __future__ import annotations
 
 import posix
-from _struct import Struct
-from time import time
 
-from .. import __version__, record
 from ..errors import strerror
+from ..grant import counters, record
 from ..linux.memory import make_file, map_numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
 
-    from ..request import Request
-
-GRANTED, REFUSED, BOUND = range(3)
-"""The counters: binds that the grant covers, reserved ones that it does not, and those of the first that succeeded."""
-
-COUNTERS = Struct("=3Q")
-
 
 class Ledger:
-    """What one helper publishes. ``counts`` are its counters.
+    """What one helper publishes. ``counters`` are in the order of `grant.counters`.
 
     Where it cannot be put where root reads it, the grant holds all the same, and ``notes`` says why it is not listed.
     """
@@ -37,11 +28,11 @@ class Ledger:
         """``text`` is the record."""
         self._fd = -1
         self.notes: tuple[str, ...] = ()
-        self.counts: MutableSequence[int] = [0, 0, 0]
+        self.counters: MutableSequence[int] = [0, 0, 0]
         try:
-            self._fd = make_file(record.NAME, COUNTERS.size + len(text))
-            posix.pwrite(self._fd, text, COUNTERS.size)
-            self.counts = map_numbers(self._fd, len(self.counts))
+            self._fd = make_file(record.NAME, counters.LAYOUT.size + len(text))
+            posix.pwrite(self._fd, text, counters.LAYOUT.size)
+            self.counters = map_numbers(self._fd, len(self.counters))
         except OSError as error:
             self.close()
             self.notes = (f"privbindctl cannot list this grant: no file in memory for it: {strerror(error)}",)
@@ -58,14 +49,8 @@ class Ledger:
             posix.close(fd)
 
 
-def open_ledger(request: Request, mechanism: str) -> Ledger:
-    """The ledger of a launch that this process does."""
-    return Ledger(record.encode(record.describe(request, mechanism, __version__, posix.getpid(), int(time()))))
-
-
-def parse(data: bytes) -> tuple[tuple[int, int, int], bytes]:
+def parse(data: bytes) -> tuple[tuple[int, ...], bytes]:
     """The counters and the record's text. Raises ValueError."""
-    if len(data) < COUNTERS.size:
+    if len(data) < counters.LAYOUT.size:
         raise ValueError("not a helper's ledger")
-    granted, refused, bound = COUNTERS.unpack_from(data)
-    return (granted, refused, bound), data[COUNTERS.size :]
+    return counters.LAYOUT.unpack_from(data), data[counters.LAYOUT.size :]

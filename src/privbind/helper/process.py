@@ -8,10 +8,12 @@ but its front door and /dev/null, no identity that owns anything, and a filter t
 from __future__ import annotations
 
 import posix
-from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal  # type: ignore[import-not-found]  # signal would import enum
+from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGKILL, SIGTERM, pthread_sigmask, signal  # type: ignore[import-not-found]  # signal would import enum
+from select import POLLIN, poll
 
 from ..errors import PrivbindError, strerror
 from ..linux import capabilities, prctl, process, seccomp, sockets
+from ..values import value
 from . import identity
 
 TYPE_CHECKING = False
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..account import Account
+    from ..grant.site import Site
 
 _SYSTEM_CALLS = (
     "recvmsg",
@@ -46,6 +49,9 @@ _SYSTEM_CALLS = (
 )
 _READY = b"ready"
 _MAX_STORY = 1024
+_PATIENCE_S = 30
+"""How long a launch waits for a helper: far more than a slow machine needs, and the end of it for a stopped one."""
+_SILENT = b"it did not get ready within %d seconds (was it stopped?)" % _PATIENCE_S
 
 
 def adopts_orphans() -> bool:
@@ -53,68 +59,86 @@ def adopts_orphans() -> bool:
     return posix.getpid() == 1 or prctl.is_child_subreaper()
 
 
+@value
 class Job:
     """What a helper is started for.
 
-    ``serve`` answers requests until nobody can ask any more or the limit of binds is used up while it does; called
-    again after that, it refuses until nobody can ask. ``descriptors`` are those it needs; ``capabilities``
-    those it holds; ``port_start`` is the first port that is not reserved.
+    ``serve`` answers requests until nobody can ask any more, or until it has no more to give. A helper that has to stay
+    all the same then gives up its capabilities, and ``refuse`` answers until nobody can ask; None where nobody would.
+    ``outlasts_limit`` says that it has to stay wherever it was started.
 
-    ``name`` is what ps(1) shows of it. ``outlasts_limit`` says that it is needed when the limit is used up, too.
-    ``system_calls`` and ``ioctls`` are what it needs besides what every helper does; ``confine`` is called before
-    these are all that it has left.
+    ``descriptors`` are those that it needs, ``capabilities`` those that it holds; ``account`` is the command's, whose
+    ids it must not have. ``name`` is what ps(1) shows of it. ``system_calls`` and ``ioctls`` are what it needs besides
+    what every helper does; ``confine`` is called before these are all that it has left. So many candidates are
+    ``passed`` over in the search for its ids (`identity.take`).
     """
 
-    name = "privbind-helper"
-    outlasts_limit = False
+    serve: Callable[[], None]
+    refuse: Callable[[], None] | None
+    descriptors: tuple[int, ...]
+    account: Account
+    site: Site
+    capabilities: tuple[int, ...]
+    name: str = "privbind-helper"
+    outlasts_limit: bool = False
     system_calls: tuple[str, ...] = ()
     ioctls: tuple[int, ...] = ()
     confine: Callable[[], object] | None = None
-
-    def __init__(
-        self,
-        serve: Callable[[], None],
-        descriptors: tuple[int, ...],
-        account: Account,
-        port_start: int,
-        capabilities: tuple[int, ...],
-    ) -> None:
-        """Keep what it is started for."""
-        self.serve = serve
-        self.descriptors = descriptors
-        self.account = account
-        self.port_start = port_start
-        self.capabilities = capabilities
+    passed: int = 0
 
 
-def start(job: Job) -> int:
-    """Start a helper and wait until it serves. Returns its pid; raises PrivbindError with its reason.
+class Starting:
+    """A helper that has been forked and makes itself ready.
 
     It is forked twice and has a session of its own, so that this process has no child afterwards. Where an orphan
     would come back as a child (`adopts_orphans`), it is forked once, so that a plain wait does not see it, and ends
     only after this process, since its end would raise SIGCHLD; with nothing left to do it gives up its capabilities.
     """
-    stays = adopts_orphans()
-    ours, theirs = sockets.pair()
-    try:
-        child = process.fork_unheard()
-        if child == 0:
-            _end(lambda: _child(job, theirs.fileno(), stays))
-        theirs.close()
-        if not stays:
-            posix.waitpid(child, process.WAIT_ALL)
-        story = ours.recv(_MAX_STORY)
-    except OSError as error:
-        raise PrivbindError(f"cannot start the helper: {strerror(error)}") from error
-    finally:
-        theirs.close()
-        ours.close()
-    word, _, rest = story.partition(b" ")
-    if word != _READY:
-        if stays:
-            posix.waitpid(child, process.WAIT_ALL)
-        raise PrivbindError(f"cannot start the helper: {story.decode('utf-8', 'replace') or 'it died'}")
-    return int(rest)
+
+    def __init__(self, job: Job) -> None:
+        """Fork. Raises PrivbindError."""
+        self._stays = adopts_orphans()
+        self._name = job.name
+        self._story, theirs = sockets.pair()
+        try:
+            self._child = process.fork_without_sigchld()
+            if self._child == 0:
+                _end(lambda: _child(job, theirs.fileno(), self._stays))
+        except OSError as error:
+            self._story.close()
+            raise self._failure(strerror(error)) from error
+        finally:
+            theirs.close()
+        if not self._stays:
+            posix.waitpid(self._child, process.WAIT_ALL)
+
+    def wait(self) -> int:
+        """Wait until it serves; its pid. Raises PrivbindError with its reason, and then it has ended or is ended."""
+        told = poll()
+        told.register(self._story, POLLIN)
+        try:
+            story = self._story.recv(_MAX_STORY) if told.poll(_PATIENCE_S * 1000) else _SILENT
+        except OSError as error:
+            story = strerror(error).encode()
+        finally:
+            self._story.close()
+        word, _, rest = story.partition(b" ")
+        if word == _READY:
+            return int(rest)
+        self._kill()
+        raise self._failure(story.decode("utf-8", "replace") or "it died")
+
+    def _kill(self) -> None:
+        try:
+            # The group is its own from its first step on (setsid), and nobody else is in it.
+            posix.killpg(self._child, SIGKILL)
+        except OSError:
+            pass  # it has ended
+        if self._stays:
+            posix.waitpid(self._child, process.WAIT_ALL)
+
+    def _failure(self, reason: str) -> PrivbindError:
+        return PrivbindError(f"cannot start {self._name}: {reason}")
 
 
 def _end(body: Callable[[], None]) -> None:
@@ -148,15 +172,14 @@ def _child(job: Job, story: int, stays: bool) -> None:
     job.serve()
     if stays or job.outlasts_limit:
         capabilities.put(0, 0, 0)
-        job.serve()
+        if job.refuse is not None:
+            job.refuse()
     if stays:
         _wait_for_end(parent)
 
 
 def _wait_for_end(process: int) -> None:
     """Wait until a process, given by a pidfd, has ended."""
-    from select import POLLIN, poll
-
     ended = poll()
     ended.register(process, POLLIN)
     ended.poll()
@@ -193,8 +216,8 @@ def _strip(job: Job, keep: tuple[int, ...]) -> None:
     else:
         prctl.set_keep_capabilities(True)
     prctl.clear_ambient()
-    identity.take(job.account, job.capabilities)
-    if capabilities.CAP_NET_BIND_SERVICE in job.capabilities and not _may_bind(job.port_start - 1):
+    identity.take(job.account, job.capabilities, job.passed)
+    if capabilities.CAP_NET_BIND_SERVICE in job.capabilities and not _may_bind(job.site.port_start - 1):
         raise PrivbindError(
             "it may not bind reserved ports in this network namespace, which another user namespace owns"
         )

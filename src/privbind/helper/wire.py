@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from _struct import Struct
 
+from ..linux.sockets import MAX_ADDRESS
+
 MAGIC = 0x31766270
-MAX_ADDRESS = 128  # sizeof(struct sockaddr_storage): the kernel takes no longer address
 _REQUEST = Struct("=II")
 _REPLY = Struct("=Ii")
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from _struct import Struct
 
-from ..errors import PrivbindError
-from .call import machine
+from .call import UnknownMachineError, machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,11 +29,6 @@ _SYS_BIND = 2  # linux/net.h: what the first argument of socketcall(2) says
 _WORD = 0xFFFFFFFF
 _SIGN = 0x80000000
 _SOCKETCALL_ARGUMENTS = Struct("=3I")
-
-MIN_ADDRESS = 16
-"""sizeof(struct sockaddr_in): a shorter address is never one with a port."""
-MAX_ADDRESS = 128
-"""sizeof(struct sockaddr_storage): the kernel takes no longer one."""
 
 
 class BindCall:
@@ -79,8 +73,8 @@ _CALLS = {
 
 
 def calls() -> tuple[BindCall, ...]:
-    """All ways to call bind(2) on this machine. Raises PrivbindError on a machine that is not known."""
+    """All ways to call bind(2) on this machine. Raises UnknownMachineError."""
     try:
         return _CALLS[machine()]
     except KeyError:
-        raise PrivbindError(f"bind(2) is not known on {machine()} (x86_64 and aarch64 are)") from None
+        raise UnknownMachineError("recognize bind(2)") from None

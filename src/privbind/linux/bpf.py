@@ -48,6 +48,7 @@ PROGRAM_TYPE = {
 
 ALLOW_OVERRIDE = 1  # BPF_F_ALLOW_OVERRIDE, 4.10
 ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI, 4.15
+_REPLACE = 4  # BPF_F_REPLACE, 5.6
 _QUERY_EFFECTIVE = 1
 
 _NAME_SIZE = 16  # BPF_OBJ_NAME_LEN, the final NUL included
@@ -61,7 +62,7 @@ _LOG_LINES = 3
 _CREATE = Struct("=7I16s")  # type, key size, value size, entries, flags, inner map, numa node, name
 _ELEMENT = Struct("=I4xQQQ")  # map, key *, value *, flags
 _LOAD = Struct("=IIQQIIQII16sII")  # type, count, code *, license *, log level, size, *, version, flags, name, 0, hook
-_ATTACH = Struct("=IIII")  # cgroup, program, hook, flags
+_ATTACH = Struct("=5I")  # cgroup, program, hook, flags, program to replace
 _QUERY = Struct("=IIIIQI4x")  # cgroup, hook, query flags, attach flags (out), ids *, count (in and out)
 _QUERY_FLAGS = 12
 _QUERY_COUNT = 24
@@ -162,7 +163,7 @@ def _load(name: str, hook: int, code: bytes, log: bytearray) -> int:
     return _call(_PROG_LOAD, bytearray(attributes))
 
 
-def tie(program_fd: int, map_fd: int) -> None:
+def bind_map(program_fd: int, map_fd: int) -> None:
     """Keep a map as long as a program, though no instruction names it."""
     _call(_PROG_BIND_MAP, bytearray(_BIND_MAP.pack(program_fd, map_fd, 0)))
 
@@ -172,12 +173,21 @@ def attach(cgroup_fd: int, program_fd: int, hook: int) -> None:
 
     It stays when its descriptors are closed, and goes with the cgroup.
     """
-    _call(_PROG_ATTACH, bytearray(_ATTACH.pack(cgroup_fd, program_fd, hook, ALLOW_MULTI)))
+    _call(_PROG_ATTACH, bytearray(_ATTACH.pack(cgroup_fd, program_fd, hook, ALLOW_MULTI, 0)))
+
+
+def replace(cgroup_fd: int, program_fd: int, hook: int, old_fd: int) -> None:
+    """Put a program on a cgroup in the place of another one, in one step.
+
+    Raises OSError: ENOENT when the old one is not there, EINVAL when the new one is there already.
+    """
+    flags = ALLOW_MULTI | _REPLACE
+    _call(_PROG_ATTACH, bytearray(_ATTACH.pack(cgroup_fd, program_fd, hook, flags, old_fd)))
 
 
 def detach(cgroup_fd: int, program_fd: int, hook: int) -> None:
     """Take a program off a cgroup. Raises OSError (ENOENT) when it is not there."""
-    _call(_PROG_DETACH, bytearray(_ATTACH.pack(cgroup_fd, program_fd, hook, 0)))
+    _call(_PROG_DETACH, bytearray(_ATTACH.pack(cgroup_fd, program_fd, hook, 0, 0)))
 
 
 def query(cgroup_fd: int, hook: int) -> tuple[int, list[int]]:

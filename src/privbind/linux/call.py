@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from _ctypes import Array as _Array
 from _ctypes import CFuncPtr, _SimpleCData, addressof, dlopen, dlsym, get_errno
+from errno import ENOSYS
 from posix import strerror, uname
-
-from ..errors import PrivbindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,6 +141,14 @@ _arrays: dict[int, Any] = {}
 _MACHINE = uname().machine
 
 
+class UnknownMachineError(OSError):
+    """This machine's system calls are not known here, so something cannot be done."""
+
+    def __init__(self, what: str) -> None:
+        """``what`` cannot be done, as a verb with its object."""
+        super().__init__(ENOSYS, f"cannot {what} on {machine()}: only x86_64 and aarch64 are known")
+
+
 def machine() -> str:
     """The machine's name as `uname -m` gives it."""
     return _MACHINE
@@ -163,11 +170,11 @@ def numbers_at(address: int, count: int) -> MutableSequence[int]:
 
 
 def number(name: str) -> int:
-    """A system call's number on this machine. Raises PrivbindError on a machine whose numbers are not known."""
+    """A system call's number on this machine. Raises UnknownMachineError."""
     try:
         return _NUMBERS[machine()][name]
     except KeyError:
-        raise PrivbindError(f"cannot call {name}(2) on {machine()}: only x86_64 and aarch64 are known") from None
+        raise UnknownMachineError(f"call {name}(2)") from None
 
 
 def syscall(name: str | int, *args: int | bytes | bytearray) -> int:
@@ -197,7 +204,7 @@ def prepare(name: str, *args: int | bytearray | None) -> Callable[..., int]:
 
     Each argument is an int, a buffer whose memory is passed (it must keep its size), or None for an int that is given
     to the function that comes back; there are two of those at most. That one returns the call's result, and raises
-    OSError when it is -1. Raises PrivbindError on a machine whose numbers are not known.
+    OSError when it is -1. Raises UnknownMachineError.
     """
     slots = [_Long(address_of(arg) if isinstance(arg, bytearray) else arg or 0) for arg in args]
     first, second = ([slot for slot, arg in zip(slots, args, strict=True) if arg is None] + [_Long(), _Long()])[:2]

@@ -1,30 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Control groups, version 2: the one that this process is in, and a child of it for one launch.
-
-A launch's cgroup is a directory ``privbind.PID.N`` below the launcher's own. While a launch prepares it, it holds a
-lock (flock(2)) on the directory, which nobody else can open then, and `sweep` removes only what it can lock: so empty
-cgroups of ended launches go at the next start, and never one that is about to be used. Once a process is in it, it is
-open to all, and no lock counts any more: the kernel removes none that is in use. An error is a `CgroupError` with its
-reason in one line.
-"""
+"""Control groups, version 2: finding one, and asking what it is. Errors are `CgroupError` with the reason in a line."""
 
 from __future__ import annotations
 
 import posix
-from _stat import S_IMODE
 from _struct import pack, unpack_from
-from errno import EACCES, EAGAIN, EBUSY, EEXIST, ENOENT, EPERM, EROFS
-from fcntl import LOCK_EX, LOCK_NB, flock, ioctl
+from fcntl import ioctl
 
 from .call import machine, syscall
 
-PREFIX = "privbind."
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 _MEMBERSHIP = "/proc/self/cgroup"
 _MOUNTS = "/proc/self/mountinfo"
 _NAMESPACE = "/proc/self/ns/cgroup"
 _FIRST_NAMESPACE = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO, linux/proc_ns.h
-_ST_RDONLY = 1  # bits/statvfs.h
 
 _PIDFD_GET_INFO = 0xC040FF0B  # linux/pidfd.h, 6.13: _IOWR(0xff, 11, 64 bytes)
 _PIDFD_INFO_SIZE = 64  # PIDFD_INFO_SIZE_VER0
@@ -34,15 +26,9 @@ _INFO_CGROUP_ID = 8  # offset in struct pidfd_info
 _OPEN_BY_HANDLE_AT = {"x86_64": 304, "aarch64": 265}  # 2.6.39
 _FILEID_KERNFS = 0xFE  # linux/exportfs.h, 5.6: the handle is the cgroup's id
 
-_PREPARING = 0o700  # a launch's cgroup until a process is in it
-_ENTERED = 0o755
-
-_MAX_NAMES = 1000  # names tried for one launch, and looked at in one sweep
-_MAX_LEVELS = 8  # of launches inside launches that a sweep goes down
-
 
 class CgroupError(Exception):
-    """The cgroups of this host cannot serve a launch: ``reason`` why, ``remedy`` what would change that."""
+    """The cgroups of this host cannot be used: ``reason`` why, ``remedy`` what would change that."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         """Keep the two apart."""
@@ -66,8 +52,14 @@ class Cgroup:
         self.exact = exact
         self.identity = posix.fstat(fd).st_ino
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Let the directory go, and with it the lock; more than once does no harm."""
+        """Let the directory go; more than once does no harm."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             posix.close(fd)
@@ -90,10 +82,6 @@ class Cgroup:
             posix.write(fd, b"0")
         finally:
             posix.close(fd)
-
-    def open_to_all(self) -> None:
-        """Say that a process has been in this launch's cgroup, and let others look into it. Raises OSError."""
-        posix.fchmod(self.fd, _ENTERED)
 
 
 def own() -> Cgroup:
@@ -123,75 +111,6 @@ def own() -> Cgroup:
     )
 
 
-def check_usable(cgroup: Cgroup) -> None:
-    """Raise CgroupError where it can be seen beforehand that no child of this cgroup could be used."""
-    kind = cgroup.read("cgroup.type")  # the root has none
-    if kind not in ("", "domain"):
-        raise CgroupError(
-            f"the own cgroup '{cgroup.path}' is {kind}, so no process could be in a new cgroup below it",
-            "start privbind from a cgroup of type 'domain'",
-        )
-    if posix.statvfs(cgroup.fd).f_flag & _ST_RDONLY:
-        raise _read_only(cgroup)
-    if not posix.access(".", posix.W_OK, dir_fd=cgroup.fd, effective_ids=True):
-        raise _forbidden(cgroup)
-    if cgroup.read("cgroup.max.depth") == "0" or cgroup.read("cgroup.max.descendants") == "0":
-        raise _full(cgroup)
-
-
-def make_child(parent: Cgroup) -> tuple[str, Cgroup]:
-    """Make a cgroup for this launch and lock it; its name and the cgroup. Raises CgroupError."""
-    for number in range(_MAX_NAMES):
-        name = f"{PREFIX}{posix.getpid()}.{number}"
-        try:
-            # Closed to others, since whoever can open it can lock it.
-            posix.mkdir(name, _PREPARING, dir_fd=parent.fd)
-        except OSError as error:
-            if error.errno == EEXIST:
-                continue
-            raise _mkdir_failed(parent, error) from error
-        fd = _lock(name, parent.fd)
-        if fd >= 0:
-            path = f"{parent.path.rstrip('/')}/{name}"
-            return name, Cgroup(path, fd, parent.depth + 1, parent.exact)
-    raise CgroupError(f"no name is free for a cgroup below '{parent.path}'", f"remove empty {PREFIX}* cgroups there")
-
-
-def remove(parent_fd: int, name: str) -> None:
-    """Remove an empty cgroup. Raises OSError (EBUSY) while a process or another cgroup is in it."""
-    posix.rmdir(name, dir_fd=parent_fd)
-
-
-def sweep(parent_fd: int, levels: int = _MAX_LEVELS) -> int:
-    """Remove the empty cgroups of ended launches below this one; how many they were.
-
-    Whoever prepares a launch holds a lock on its cgroup; one with a process in it is busy. What cannot be
-    removed stays for the next time, and so does what is too much for one launch to look at.
-    """
-    if levels == 0:
-        return 0
-    removed = 0
-    for name in [name for name in posix.listdir(parent_fd) if name.startswith(PREFIX)][:_MAX_NAMES]:
-        fd = _lock(name, parent_fd)
-        if fd < 0:
-            continue
-        try:
-            try:
-                posix.rmdir(name, dir_fd=parent_fd)
-            except OSError as error:
-                # An ended launch may have had other launches inside, whose cgroups keep it busy.
-                if error.errno != EBUSY or "populated 0" not in _read_at("cgroup.events", fd):
-                    continue
-                removed += sweep(fd, levels - 1)
-                posix.rmdir(name, dir_fd=parent_fd)
-            removed += 1
-        except OSError:
-            continue
-        finally:
-            posix.close(fd)
-    return removed
-
-
 def ancestors(fd: int) -> list[int]:
     """Descriptors of the cgroups above this one that can be seen, the nearest first; the caller closes them."""
     found: list[int] = []
@@ -211,7 +130,7 @@ def ancestors(fd: int) -> list[int]:
 
 def _own_path() -> str:
     try:
-        lines = _read(_MEMBERSHIP).splitlines()
+        lines = _read(_MEMBERSHIP).split("\n")
     except OSError as error:
         raise CgroupError(f"cannot read {_MEMBERSHIP}: {error.strerror}", "mount /proc") from error
     for line in lines:
@@ -226,7 +145,7 @@ def mounts(kind: str) -> list[tuple[int, str, str]]:
     Raises CgroupError where they cannot be seen.
     """
     try:
-        lines = _read(_MOUNTS).splitlines()
+        lines = _read(_MOUNTS).split("\n")
     except OSError as error:
         raise CgroupError(f"cannot read {_MOUNTS}: {error.strerror}", "mount /proc") from error
     found = []
@@ -307,58 +226,6 @@ def _open_identity(point: str, device: int, identity: int) -> int:
         return -1
     finally:
         posix.close(mount_fd)
-
-
-def _lock(name: str, parent_fd: int) -> int:
-    """Open a cgroup below another one, and lock it unless it has been entered already.
-
-    -1 when another process holds the lock or has removed it.
-    """
-    try:
-        fd = posix.open(name, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC, dir_fd=parent_fd)
-    except OSError:
-        return -1
-    try:
-        if S_IMODE(posix.fstat(fd).st_mode) == _PREPARING:
-            flock(fd, LOCK_EX | LOCK_NB)
-        # The one who held the lock may just have removed what we opened.
-        if posix.stat(name, dir_fd=parent_fd).st_ino == posix.fstat(fd).st_ino:
-            return fd
-    except OSError:
-        pass
-    posix.close(fd)
-    return -1
-
-
-def _mkdir_failed(parent: Cgroup, error: OSError) -> CgroupError:
-    if error.errno == EROFS:
-        return _read_only(parent)
-    if error.errno in (EACCES, EPERM):
-        return _forbidden(parent)
-    if error.errno == EAGAIN:
-        return _full(parent)
-    if error.errno == ENOENT:
-        return CgroupError(f"the own cgroup '{parent.path}' has been removed")
-    return CgroupError(f"cannot make a cgroup below '{parent.path}': {error.strerror}")
-
-
-def _read_only(parent: Cgroup) -> CgroupError:
-    return CgroupError(
-        f"cgroup v2 is mounted read-only, so no cgroup can be made below '{parent.path}'", "mount it read-write"
-    )
-
-
-def _forbidden(parent: Cgroup) -> CgroupError:
-    return CgroupError(
-        f"this user may not make a cgroup below '{parent.path}'", "run as root, or have that cgroup delegated"
-    )
-
-
-def _full(parent: Cgroup) -> CgroupError:
-    return CgroupError(
-        f"no further cgroup may be made below '{parent.path}'",
-        "raise cgroup.max.depth or cgroup.max.descendants there or above",
-    )
 
 
 def _read(path: str) -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""All of the control groups that can be seen here: how they are mounted, and those of launches among them."""
+"""All of the control groups that can be seen here: how they are mounted, and walking through them."""
 
 from __future__ import annotations
 
 import posix
 
-from .cgroup import PREFIX, mounts
+from .cgroup import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def layout() -> str:
     return "legacy" if old else "none"
 
 
-def launches() -> Iterator[tuple[str, int]]:
-    """The cgroups of launches that have a process in them: a path for messages, and an open directory.
+def walk() -> Iterator[tuple[str, int]]:
+    """All cgroups, each once: a path for messages, and an open directory, closed when the next one is asked for.
 
-    The directory is closed when the next one is asked for. Raises CgroupError where no cgroups can be seen.
+    A cgroup that goes away meanwhile is passed over. Raises CgroupError where none can be seen.
     """
     seen: set[tuple[int, int]] = set()
     for device, _, point in mounts("cgroup2"):
@@ -37,7 +37,35 @@ def launches() -> Iterator[tuple[str, int]]:
                 continue  # something else is mounted over it
         except OSError:
             continue
-        yield from _below(point, seen)
+        # A list, not recursion: how deep they are nested is not for this process to decide.
+        waiting = [point]
+        while waiting:
+            path = waiting.pop()
+            try:
+                fd = posix.open(path, _DIRECTORY)
+            except OSError:
+                continue
+            try:
+                status = posix.fstat(fd)
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                yield path, fd
+                names = [entry.name for entry in posix.scandir(path) if entry.is_dir(follow_symlinks=False)]
+            except OSError:
+                continue
+            finally:
+                posix.close(fd)
+            waiting += [f"{path.rstrip('/')}/{name}" for name in sorted(names, reverse=True)]
+
+
+def populated(fd: int) -> bool:
+    """Whether a process is in a cgroup or below it. Raises OSError."""
+    file = posix.open("cgroup.events", posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=fd)
+    try:
+        return b"populated 1" in posix.read(file, 4096)
+    finally:
+        posix.close(file)
 
 
 def members(fd: int) -> list[int]:
@@ -45,32 +73,3 @@ def members(fd: int) -> list[int]:
     file = posix.open("cgroup.procs", posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=fd)
     with open(file, "rb", buffering=0) as reader:
         return [int(word) for word in reader.readall().split() if word != b"0"]
-
-
-def _below(path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
-    try:
-        fd = posix.open(path, _DIRECTORY)
-    except OSError:
-        return
-    try:
-        status = posix.fstat(fd)
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        if path.rpartition("/")[2].startswith(PREFIX) and _populated(fd):
-            yield path, fd
-        names = [entry.name for entry in posix.scandir(path) if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    finally:
-        posix.close(fd)
-    for name in sorted(names):
-        yield from _below(f"{path.rstrip('/')}/{name}", seen)
-
-
-def _populated(fd: int) -> bool:
-    file = posix.open("cgroup.events", posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=fd)
-    try:
-        return b"populated 1" in posix.read(file, 4096)
-    finally:
-        posix.close(file)

@@ -81,10 +81,16 @@ class Listener:
         self._events = poll()
         self._events.register(fd, POLLIN)
 
-    def receive(self) -> Request | None:
-        """Wait for the next request; None when no process with the filter is left. Raises OSError."""
+    def receive(self, timeout_s: float | None = None) -> Request | None:
+        """Wait for the next request; None when no process with the filter is left, or when the time is up.
+
+        Raises OSError.
+        """
         while True:
-            for _, events in self._events.poll():
+            ready = self._events.poll(None if timeout_s is None else timeout_s * 1000)
+            if not ready:
+                return None
+            for _, events in ready:
                 if not events & POLLIN:
                     return None
                 self._page[_ALL] = _NOTHING  # the kernel wants it so

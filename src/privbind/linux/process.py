@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Processes: a fork that nobody hears of, an exec to the byte, file access as somebody else, closing ranges."""
+"""Processes: a fork without SIGCHLD, an exec to the byte, file access as somebody else, whose uid is in use."""
 
 from __future__ import annotations
 
+import posix
 from _struct import Struct, pack
-from errno import EACCES, ENOSYS, EPERM
+from errno import EACCES, EAGAIN, ENOSYS, EPERM, ESRCH
 
 from .call import address_of, number, syscall, syscall_raw
 
@@ -15,17 +16,58 @@ RLIMIT_NPROC = 6
 RLIMIT_NOFILE = 7
 _LIMIT = Struct("=QQ")  # struct rlimit64: soft, hard
 
+_CLONE_PIDFD = 0x1000  # linux/sched.h, 5.2
+_NOWHERE = 1  # an address that no process has anything at (vm.mmap_min_addr)
+
 _KEYCTL_JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
 _INVALID_ID = 0xFFFFFFFF  # (uid_t) -1
 
 
-def fork_unheard() -> int:
+def fork_without_sigchld() -> int:
     """Like fork(2), but the child's end raises no SIGCHLD here: clone(2) with exit signal 0.
 
     The child is waited for with `WAIT_ALL`, and nothing else of this process's children is. Python's own bookkeeping
     after a fork is not run: for a process with a single thread there is none that matters.
     """
     return syscall("clone", 0, 0, 0, 0, 0)
+
+
+def user_has_processes(uid: int) -> bool:
+    """Whether any process of this pid namespace and those inside has this real uid, hidden in /proc or not.
+
+    getpriority(2) tells: the kernel looks up the user first, so a number without any is told of at once.
+    """
+    try:
+        posix.getpriority(posix.PRIO_USER, uid)
+    except OSError as error:
+        return error.errno != ESRCH
+    return True
+
+
+def can_tell_alone() -> bool:
+    """Make ready for `is_alone`, with the privileges of this process; False where its limits cannot be raised."""
+    _, hard = limit(RLIMIT_NPROC)
+    try:
+        set_limit(RLIMIT_NPROC, 2, max(hard, 2))
+    except OSError:
+        return False
+    return True
+
+
+def is_alone() -> bool:
+    """Whether this process, which has one thread, is the only one of its real uid in its user namespace.
+
+    With a limit of two processes the kernel forks for a user who has one, and refuses with EAGAIN for one who has more
+    (RLIMIT_NPROC, getrlimit(2)). The fork itself always fails a step later, since its pidfd can be put nowhere, so
+    there is no child. Needs `can_tell_alone`, and neither CAP_SYS_RESOURCE nor CAP_SYS_ADMIN.
+    """
+    try:
+        child = syscall("clone", _CLONE_PIDFD, 0, _NOWHERE, 0, 0)
+    except OSError as error:
+        return error.errno != EAGAIN
+    if child == 0:  # never seen: a kernel that puts a pidfd there
+        posix._exit(0)
+    return False
 
 
 def leave_session_keyring() -> None:

@@ -20,7 +20,7 @@ def processes() -> list[int]:
 
 def hides_processes() -> bool:
     """Whether /proc is mounted so that it hides those of others (hidepid)."""
-    for line in _read(_MOUNTS).decode("utf-8", "replace").splitlines():
+    for line in _read(_MOUNTS).decode("utf-8", "replace").split("\n"):
         head, _, tail = line.partition(" - ")
         if head.split(" ")[4:5] == [_PROC] and tail.startswith("proc "):
             return any(option in _HIDDEN for option in tail.split(" ")[-1].split(","))
@@ -34,8 +34,8 @@ def name(pid: int) -> str:
 
 def status(pid: int) -> dict[str, str]:
     """The lines of proc_pid_status(5)."""
-    lines = _read(f"{_PROC}/{pid}/status").decode("utf-8", "replace").splitlines()
-    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    lines = _read(f"{_PROC}/{pid}/status").decode("utf-8", "replace").split("\n")
+    return {key: value.strip(" \t") for key, _, value in (line.partition(":") for line in lines)}
 
 
 def arguments(pid: int) -> list[bytes]:
@@ -57,16 +57,16 @@ def started(pid: int) -> int:
     """When a process started, in seconds since 1970, give or take one."""
     fields = _read(f"{_PROC}/{pid}/stat").rpartition(b") ")[2].split()
     ticks = int(fields[_START_TIME])
-    for line in _read(f"{_PROC}/stat").splitlines():
+    for line in _read(f"{_PROC}/stat").split(b"\n"):
         if line.startswith(b"btime "):
             return int(line[6:]) + ticks // posix.sysconf("SC_CLK_TCK")
     return 0
 
 
-def descriptors(pid: int) -> dict[int, str]:
-    """What each descriptor of a process is. Needs the right to trace it."""
+def descriptors(pid: int, most: int) -> dict[int, str]:
+    """What the first descriptors of a process are, so many at the most. Needs the right to trace it."""
     found = {}
-    for number in posix.listdir(f"{_PROC}/{pid}/fd"):
+    for number in posix.listdir(f"{_PROC}/{pid}/fd")[:most]:
         try:
             found[int(number)] = posix.readlink(f"{_PROC}/{pid}/fd/{number}")
         except FileNotFoundError:
@@ -85,7 +85,8 @@ def read_descriptor(pid: int, fd: int, max_size: int) -> bytes:
         found = posix.fstat(place)
         if not S_ISREG(found.st_mode) or found.st_nlink or found.st_dev != _memory_device():
             raise OSError(EINVAL, "not a file in memory")
-        file = posix.open(f"{_PROC}/self/fd/{place}", posix.O_RDONLY | posix.O_CLOEXEC)
+        # Without waiting: its maker may hold a lease on it, which open(2) waits for (fcntl_locking(2)).
+        file = posix.open(f"{_PROC}/self/fd/{place}", posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
     finally:
         posix.close(place)
     try:
@@ -96,7 +97,7 @@ def read_descriptor(pid: int, fd: int, max_size: int) -> bytes:
 
 def _memory_device() -> int:
     """The device number that the kernel's files in memory have (memfd_create(2))."""
-    file = posix.memfd_create("privbind", posix.MFD_CLOEXEC)
+    file = posix.memfd_create("", posix.MFD_CLOEXEC)
     try:
         return posix.fstat(file).st_dev
     finally:

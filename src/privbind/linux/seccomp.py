@@ -6,9 +6,9 @@ from __future__ import annotations
 from _struct import Struct
 from errno import EFAULT, EINVAL, ENOSYS, EPERM
 
-from ..errors import PrivbindError
-from .binds import AARCH64, MAX_ADDRESS, MIN_ADDRESS, X86_64, calls
-from .call import address_of, machine, number, syscall
+from .binds import AARCH64, X86_64, calls
+from .call import UnknownMachineError, address_of, machine, number, syscall
+from .sockets import MAX_ADDRESS, MIN_ADDRESS
 
 _SET_MODE_FILTER = 1  # 3.17
 _PR_SET_SECCOMP = 22  # linux/prctl.h, with filters since 3.5
@@ -44,11 +44,11 @@ def arg_offset(index: int) -> int:
 
 
 def audit_arch() -> int:
-    """This machine's AUDIT_ARCH. Raises PrivbindError on a machine that is not known."""
+    """This machine's AUDIT_ARCH. Raises UnknownMachineError."""
     try:
         return _AUDIT_ARCH[machine()]
     except KeyError:
-        raise PrivbindError(f"no seccomp filter is known for {machine()} (x86_64 and aarch64 are)") from None
+        raise UnknownMachineError("make a seccomp filter") from None
 
 
 def allow_only(names: tuple[str, ...], ioctls: tuple[int, ...] = (), writable_memory: str = "mmap") -> list[bytes]:
@@ -65,7 +65,7 @@ def allow_only(names: tuple[str, ...], ioctls: tuple[int, ...] = (), writable_me
     for name in names:
         try:
             nr = number(name)
-        except PrivbindError:
+        except UnknownMachineError:
             continue
         code += [_INSTRUCTION.pack(_JUMP_EQUAL, 0, 1, nr), _INSTRUCTION.pack(_RETURN, 0, 0, _RET_ALLOW)]
     if ioctls:
@@ -101,7 +101,7 @@ def notify_binds() -> list[bytes]:
     """A filter that hands every bind(2) to its listener and allows everything else.
 
     A bind with an address too short to have a port, or longer than the kernel takes, is not worth the asking: netlink's
-    are of that kind. Raises PrivbindError on a machine whose calls are not known.
+    are of that kind. Raises UnknownMachineError.
     """
     code: list[bytes] = []
     for call in calls():
@@ -127,21 +127,21 @@ def notify_binds() -> list[bytes]:
     return [*code, _INSTRUCTION.pack(_RETURN, 0, 0, _RET_ALLOW)]
 
 
-def install_listener(code: list[bytes]) -> tuple[int, bool]:
+def install_listener(code: list[bytes]) -> int:
     """Put a filter on this thread and return the listener that its notifications go to, close-on-exec.
 
-    The second value says whether a thread whose request was received waits for the answer whatever signals come; where
-    the kernel cannot do that (before 5.19), it may make the system call again after a signal. Raises OSError: EBUSY
-    where a filter with a listener is there already, EACCES without CAP_SYS_ADMIN and no_new_privs.
+    A thread whose request was received waits for the answer whatever signals come; where the kernel cannot do that
+    (before 5.19), it may make the system call again after a signal. Raises OSError: EBUSY where a filter with a
+    listener is there already, EACCES without CAP_SYS_ADMIN and no_new_privs.
     """
     # The filter keeps nobody from anything, so no mitigation of speculation is needed on its behalf.
     flags = _NEW_LISTENER | _NO_MITIGATION
     try:
-        return install(code, flags | _WAIT_KILLABLE), True
+        return install(code, flags | _WAIT_KILLABLE)
     except OSError as error:
         if error.errno != EINVAL:
             raise
-    return install(code, flags), False
+    return install(code, flags)
 
 
 def install(code: list[bytes], flags: int = 0) -> int:

@@ -27,11 +27,10 @@ SO_DOMAIN = 39  # 2.6.32
 SO_COOKIE = 57  # 4.12 for getsockopt
 SO_NETNS_COOKIE = 71  # 5.14
 
-SOCK_DCCP = 6  # linux/net.h
-
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
-IPPROTO_MPTCP = 262  # 5.6
+MIN_ADDRESS = 16
+"""sizeof(struct sockaddr_in): a shorter address is never one with a port."""
+MAX_ADDRESS = 128
+"""sizeof(struct sockaddr_storage): the kernel takes no longer one."""
 
 FIRST_FREE = 3
 """The lowest descriptor that is not a standard one."""
@@ -124,31 +123,16 @@ def _option(fd: int, option: int, size: int) -> bytearray:
     return value
 
 
-def is_domain(fd: int, domain: int) -> bool:
-    """Whether a descriptor is a socket of this domain."""
+def is_seqpacket(fd: int) -> bool:
+    """Whether a descriptor is a unix socket of type SOCK_SEQPACKET."""
     try:
         sock = socket(-1, -1, -1, fd)
     except OSError:
         return False
     try:
-        return sock.getsockopt(SOL_SOCKET, SO_DOMAIN) == domain
+        return (sock.getsockopt(SOL_SOCKET, SO_DOMAIN), sock.type) == (AF_UNIX, SOCK_SEQPACKET)
     finally:
         sock.detach()
-
-
-def describe(fd: int) -> tuple[int, int, int, int]:
-    """A socket's domain, type, protocol and network namespace cookie. Raises OSError for what is no socket."""
-    # Given a descriptor alone, the object asks the kernel for type and protocol itself.
-    sock = socket(-1, -1, -1, fd)
-    try:
-        return sock.getsockopt(SOL_SOCKET, SO_DOMAIN), sock.type, sock.proto, option_u64(sock, SO_NETNS_COOKIE)
-    finally:
-        sock.detach()
-
-
-def set_reuse_port(fd: int) -> None:
-    """SO_REUSEPORT: sockets of one user that all set it may be bound to the same address and port."""
-    syscall("setsockopt", fd, SOL_SOCKET, SO_REUSEPORT, bytearray(pack("=i", 1)), 4)
 
 
 def send_now(fd: int, data: bytes) -> None:
@@ -156,9 +140,9 @@ def send_now(fd: int, data: bytes) -> None:
     syscall("sendto", fd, data, len(data), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0)
 
 
-def send_descriptor(sock: socket, fd: int, word: bytes) -> None:
-    """Send a descriptor with some bytes. Raises OSError."""
-    sock.sendmsg((word,), ((SOL_SOCKET, SCM_RIGHTS, pack("=i", fd)),), MSG_NOSIGNAL)
+def send_descriptor(sock: socket, fd: int) -> None:
+    """Send a descriptor, with one byte that means nothing. Raises OSError."""
+    sock.sendmsg((b"\0",), ((SOL_SOCKET, SCM_RIGHTS, pack("=i", fd)),), MSG_NOSIGNAL)
 
 
 def close_now(fd: int) -> None:
@@ -169,7 +153,7 @@ def close_now(fd: int) -> None:
     """
     try:
         if any(_option(fd, SO_LINGER, 8)[:4]):
-            syscall("getpeername", fd, bytearray(128), bytearray(pack("=I", 128)))
+            syscall("getpeername", fd, bytearray(MAX_ADDRESS), bytearray(pack("=I", MAX_ADDRESS)))
             syscall("setsockopt", fd, SOL_SOCKET, SO_LINGER, bytearray(8), 8)
     except OSError:
         pass

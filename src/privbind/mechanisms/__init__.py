@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """How the kernel is made to honour a grant: one module a mechanism, each with the same functions.
 
-``probe(request)`` raises UnsupportedError when this host does not offer the mechanism or when it could not honour
-the request exactly; it finds out by doing and changes nothing that is seen outside. ``prepare(request)`` returns a
-`Prepared`; it may fail freely, and then it leaves the host as it was. ``describe(request)`` shows what it would do.
+``probe`` raises UnsupportedError when this host does not offer the mechanism or when it could not honour the grant
+exactly for this command; it finds out by doing and changes nothing that is seen outside. ``prepare`` returns a
+`Prepared`; it may fail freely, and then it leaves the host as it was. ``describe`` shows what it would do.
+``CAPABILITIES`` are those that it needs of the launching process.
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from ..request import Request
+    from ..grant.grant import Grant
+    from ..grant.holder import Holder
+    from ..grant.site import Site
+    from ..request import Command
 
     class Mechanism(Protocol):
         """What a mechanism's module offers."""
 
-        def probe(self, request: Request) -> None:
-            """Raise UnsupportedError when this mechanism cannot honour the request exactly."""
+        CAPABILITIES: tuple[int, ...]
 
-        def describe(self, request: Request) -> list[str]:
-            """What ``--dry-run -v`` shows of how the request would be honoured, a line each."""
+        def probe(self, grant: Grant, site: Site, command: Command) -> None:
+            """Raise UnsupportedError when this mechanism cannot honour the grant exactly."""
 
-        def prepare(self, request: Request) -> Prepared:
+        def describe(self, grant: Grant, site: Site, command: Command) -> list[str]:
+            """What ``--dry-run -v`` shows of how the grant would be honoured, a line each."""
+
+        def prepare(self, grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
             """Make ready, as root; raise PrivbindError and leave nothing behind when that fails."""
-
-
-ORDER = ("bpf", "seccomp", "preload", "ambient")
-"""All mechanisms, in the order in which auto tries them."""
 
 
 class Prepared:
@@ -55,6 +57,6 @@ class Prepared:
 
 
 def load(name: str) -> Mechanism:
-    """Import one of the mechanisms in ORDER: only the one that a launch uses is loaded."""
+    """Import one of the mechanisms (`request.MECHANISMS`): only the one that a launch uses is loaded."""
     module: Mechanism = __import__(name, globals(), None, ("probe", "prepare"), 1)
     return module

@@ -15,50 +15,53 @@ from . import Prepared, needs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..request import Request
+    from ..grant.grant import Grant
+    from ..grant.holder import Holder
+    from ..grant.site import Site
+    from ..request import Command
 
 NAME = "ambient"
+CAPABILITIES = (CAP_NET_BIND_SERVICE,)
 
 
-def probe(request: Request) -> None:
-    """Raise UnsupportedError for a request that is narrower than the capability, or where it cannot be handed on."""
-    grant = request.grant
+def probe(grant: Grant, site: Site, command: Command) -> None:
+    """Raise UnsupportedError for a grant that is narrower than the capability, or where it cannot be handed on."""
     if grant.policy.rules is not None:
         raise _refusal("the capability opens every reserved port, which is more than the policy grants")
     if grant.limit:
         raise _refusal("the capability cannot be counted, so -n cannot be kept")
     if grant.reuse_ports:
         raise _refusal("the command binds by itself, so -r cannot set SO_REUSEPORT")
-    program = request.program
-    if program.gains and not request.no_new_privileges:
+    program = command.program
+    if program.gains and not command.no_new_privileges:
         image = program.image.decode("utf-8", "backslashreplace")
         raise _refusal(f"'{image}': {program.gains}, and executing it clears ambient capabilities")
-    needs.capabilities(NAME, (CAP_NET_BIND_SERVICE,))
+    needs.capabilities(NAME, CAPABILITIES)
     if not prctl.in_bounding_set(CAP_NET_BIND_SERVICE):
         raise _refusal("CAP_NET_BIND_SERVICE is missing in the bounding set")
     if prctl.securebits() & prctl.SECBIT_NO_CAP_AMBIENT_RAISE:
         raise _refusal("the securebits forbid ambient capabilities")
-    needs.bind_privilege(NAME, request)
+    needs.bind_privilege(NAME, site)
 
 
 def _refusal(reason: str) -> UnsupportedError:
     return UnsupportedError(NAME, reason)
 
 
-def describe(request: Request) -> list[str]:
+def describe(grant: Grant, site: Site, command: Command) -> list[str]:
     """What the command would get."""
-    del request
+    del grant, site, command
     return list(_Ambient.notes)
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
     """Nothing has to be made ready."""
-    del request
+    del grant, holder, site, command
     return _Ambient()
 
 
 class _Ambient(Prepared):
-    keep = (CAP_NET_BIND_SERVICE,)
+    keep = CAPABILITIES
     notes = (
         "wider than the other mechanisms: the command and its children hold CAP_NET_BIND_SERVICE themselves",
         "so they can bind every reserved port",

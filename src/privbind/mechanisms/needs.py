@@ -9,7 +9,7 @@ from ..linux import sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..request import Request
+    from ..grant.site import Site
 
 
 def capabilities(mechanism: str, needed: tuple[int, ...]) -> None:
@@ -21,19 +21,17 @@ def capabilities(mechanism: str, needed: tuple[int, ...]) -> None:
         raise UnsupportedError(mechanism, reason, "run as root, or add what is missing")
 
 
-def netns_cookie(mechanism: str) -> None:
+def netns_cookie(mechanism: str, site: Site) -> None:
     """Raise UnsupportedError where sockets cannot be told apart by network namespace."""
-    try:
-        sockets.netns_cookie()
-    except OSError:
-        raise UnsupportedError(mechanism, "the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it") from None
+    if not site.netns:
+        raise UnsupportedError(mechanism, "the kernel has no SO_NETNS_COOKIE", "Linux 5.14 has it")
 
 
-def bind_privilege(mechanism: str, request: Request) -> None:
+def bind_privilege(mechanism: str, site: Site) -> None:
     """Raise UnsupportedError where CAP_NET_BIND_SERVICE counts for nothing: over another owner's network namespace."""
     question = sockets.bound_probe()
     try:
-        if sockets.may_bind_reserved(question, request.port_start - 1):
+        if sockets.may_bind_reserved(question, site.port_start - 1):
             return
     finally:
         question.close()

@@ -9,24 +9,29 @@ from __future__ import annotations
 import posix
 from fcntl import F_DUPFD, fcntl
 
-from ..command import open_regular, read_elf
 from ..errors import PrivbindError, UnsupportedError, strerror
+from ..grant import record
 from ..helper import channel
-from ..helper.judge import Judge
-from ..helper.ledger import open_ledger
-from ..helper.process import Job, start
+from ..helper.executor import Executor
+from ..helper.ledger import Ledger
+from ..helper.process import Job, Starting
 from ..linux import process, seccomp, sockets
 from ..linux.call import machine
 from ..linux.capabilities import CAP_NET_BIND_SERVICE
+from ..request.program import open_regular, read_elf
 from . import Prepared, needs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-    from ..request import Request
+    from ..grant.grant import Grant
+    from ..grant.holder import Holder
+    from ..grant.site import Site
+    from ..request import Command
 
 NAME = "preload"
+CAPABILITIES = (CAP_NET_BIND_SERVICE,)
 SHIM = "_preload/libprivbind.so"
 """privbind's own shim, beside this package's modules."""
 
@@ -39,27 +44,28 @@ _HIGHEST_CHANNEL = 1023  # programs that close "all" descriptors stop here at th
 _ST_NOEXEC = 8  # bits/statvfs.h
 
 
-def probe(request: Request) -> None:
+def probe(grant: Grant, site: Site, command: Command) -> None:
     """Raise UnsupportedError where there is no shim, where it would not reach the command, or no helper can bind."""
-    check_shim(shim_path(request), request)
-    _check_reach(request)
-    needs.capabilities(NAME, (CAP_NET_BIND_SERVICE,))
-    needs.netns_cookie(NAME)
+    del grant
+    check_shim(shim_path(command), command)
+    _check_reach(command)
+    needs.capabilities(NAME, CAPABILITIES)
+    needs.netns_cookie(NAME, site)
     try:
         seccomp.check_confine()
     except OSError as error:
         reason = f"the helper cannot confine itself with seccomp: {strerror(error)}"
         raise _refusal(reason, "the container's own profile may forbid it") from error
-    needs.bind_privilege(NAME, request)
+    needs.bind_privilege(NAME, site)
 
 
-def shim_path(request: Request) -> bytes:
+def shim_path(command: Command) -> bytes:
     """The shim that this launch preloads, as an absolute path."""
-    if request.library is None:
+    if command.library is None:
         return own_shim()
-    if request.library.startswith(b"/"):
-        return request.library
-    return posix.getcwdb() + b"/" + request.library
+    if command.library.startswith(b"/"):
+        return command.library
+    return posix.getcwdb() + b"/" + command.library
 
 
 def own_shim() -> bytes:
@@ -67,7 +73,7 @@ def own_shim() -> bytes:
     return (__file__.rsplit("/", 2)[0] + "/" + SHIM).encode("utf-8", "surrogateescape")
 
 
-def check_shim(path: bytes, request: Request) -> None:
+def check_shim(path: bytes, command: Command) -> None:
     """Raise UnsupportedError when ld.so(8) would not load this shim into the command.
 
     It would say so at most on stderr and start the command without it.
@@ -77,13 +83,13 @@ def check_shim(path: bytes, request: Request) -> None:
         if separator in path:
             raise _refusal(f"the path of the shim '{shown}' has {name} in it, which LD_PRELOAD cannot name")
     try:
-        fd = open_regular(path, request.account)
+        fd = open_regular(path, command.account)
     except FileNotFoundError:
-        if request.library is not None:
+        if command.library is not None:
             raise _refusal(f"the shim '{shown}' does not exist") from None
         raise _refusal("its shim was not built", "install a C compiler and make, then install privbind again") from None
     except OSError as error:
-        reason = f"{request.account} cannot read the shim '{shown}': {strerror(error)}"
+        reason = f"{command.account} cannot read the shim '{shown}': {strerror(error)}"
         raise _refusal(reason, "install privbind where that user may read it") from error
     try:
         elf = read_elf(fd)
@@ -100,9 +106,9 @@ def check_shim(path: bytes, request: Request) -> None:
         raise _refusal(f"the shim '{shown}' is on a file system that is mounted noexec")
 
 
-def _check_reach(request: Request) -> None:
+def _check_reach(command: Command) -> None:
     """Raise UnsupportedError when the shim would not be loaded into the command, or would be inert there."""
-    program = request.program
+    program = command.program
     image = program.image.decode("utf-8", "backslashreplace")
     other = " or a mechanism that reaches it, with --via"
     if program.unreadable:
@@ -114,7 +120,7 @@ def _check_reach(request: Request) -> None:
         raise _refusal(f"'{image}' is a {elf.bits}-bit program for {elf.machine}, the shim is for {machine()}")
     if not elf.interpreter:
         raise _refusal(f"'{image}' is statically linked, so nothing can be preloaded", "use a dynamic build" + other)
-    if program.gains and not request.no_new_privileges:
+    if program.gains and not command.no_new_privileges:
         raise _refusal(f"'{image}': {program.gains}, so ld.so preloads nothing", "use a plain copy" + other)
 
 
@@ -122,32 +128,35 @@ def _refusal(reason: str, remedy: str = "") -> UnsupportedError:
     return UnsupportedError(NAME, reason, remedy)
 
 
-def describe(request: Request) -> list[str]:
+def describe(grant: Grant, site: Site, command: Command) -> list[str]:
     """What would be preloaded, and the entries of the environment that change."""
-    shim = shim_path(request).decode("utf-8", "backslashreplace")
+    del grant, site
+    shim = shim_path(command).decode("utf-8", "backslashreplace")
     return [f"LD_PRELOAD={shim} before what is there, and PRIVBIND_CHANNEL=NUMBER:COOKIE", "a helper with its own uid"]
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
     """Start the helper. Raises PrivbindError and leaves nothing behind."""
-    return _Preload(request)
+    return _Preload(grant, holder, site, command)
 
 
 class _Preload(Prepared):
-    def __init__(self, request: Request) -> None:
-        self._shim = shim_path(request)
-        ledger = open_ledger(request, NAME)
-        judge = Judge(request.grant, request.port_start, sockets.netns_cookie(), ledger.counts)
+    def __init__(self, grant: Grant, holder: Holder, site: Site, command: Command) -> None:
+        self._shim = shim_path(command)
+        ledger = Ledger(record.encode(record.describe(grant, holder, site, NAME)))
+        executor = Executor(grant, site, ledger.counters)
         command_end, helper_end = sockets.pair()
         try:
-            job = Job(
-                lambda: channel.serve(helper_end, judge),
-                (helper_end.fileno(), *ledger.descriptors),
-                request.account,
-                request.port_start,
-                (CAP_NET_BIND_SERVICE,),
-            )
-            pid = start(job)
+            pid = Starting(
+                Job(
+                    lambda: channel.serve(helper_end, executor),
+                    lambda: channel.refuse(helper_end),
+                    (helper_end.fileno(), *ledger.descriptors),
+                    command.account,
+                    site,
+                    CAPABILITIES,
+                )
+            ).wait()
             self._cookie = sockets.option_u64(command_end, sockets.SO_COOKIE)
             self._fd = _to_high_number(command_end)
         finally:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """seccomp: a filter hands every bind(2) of the command to the helper, which binds a duplicate of the socket.
 
-Serves any program, with no preloading and no cgroup. A second process, the keeper, sees to it that the helper's
+Serves any program, with no preloading and no cgroup. A second process, the backup, sees to it that the helper's
 death breaks no bind of an unreserved port.
 """
 
@@ -11,26 +11,28 @@ import posix
 from errno import EACCES, EBUSY, EINVAL, ENOSYS, EPERM
 
 from ..errors import PrivbindError, UnsupportedError, strerror
-from ..helper import keeper, notification
-from ..helper.judge import Judge
-from ..helper.ledger import open_ledger
-from ..helper.process import Job, start
-from ..linux import foreign, notify, prctl, process, seccomp, sockets
-from ..linux.call import address_of
+from ..grant import record
+from ..helper import backup, supervisor
+from ..helper.executor import Executor
+from ..helper.ledger import Ledger
+from ..helper.process import Job, Starting
+from ..linux import notify, prctl, process, seccomp, sockets, target
+from ..linux.call import UnknownMachineError, address_of
 from ..linux.capabilities import CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE
 from . import Prepared, needs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from mmap import mmap
 
-    from ..helper.ledger import Ledger
-    from ..request import Request
+    from ..grant.grant import Grant
+    from ..grant.holder import Holder
+    from ..grant.site import Site
+    from ..request import Command
 
 NAME = "seccomp"
+CAPABILITIES = (CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE)
 
-_NEEDED = (CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE)
 _REASONS = {
     EBUSY: (
         "another listener is on this process already (a launch inside a launch, or a container manager's)",
@@ -43,26 +45,27 @@ _REASONS = {
 }
 
 
-def probe(request: Request) -> None:
+def probe(grant: Grant, site: Site, command: Command) -> None:
     """Raise UnsupportedError where no listener can be installed, or where a helper could not act on what it hears."""
-    needs.capabilities(NAME, _NEEDED)
-    needs.netns_cookie(NAME)
-    needs.bind_privilege(NAME, request)
+    del grant
+    needs.capabilities(NAME, CAPABILITIES)
+    needs.netns_cookie(NAME, site)
+    needs.bind_privilege(NAME, site)
     try:
         code = seccomp.notify_binds()
-    except PrivbindError as error:
-        raise UnsupportedError(NAME, str(error)) from error
-    _try_out(code, request)
+    except UnknownMachineError as error:
+        raise UnsupportedError(NAME, strerror(error)) from error
+    _try_out(code, command)
 
 
-def _try_out(code: list[bytes], request: Request) -> None:
+def _try_out(code: list[bytes], command: Command) -> None:
     """Install the filter in a child, where it goes again, and look into that child as the helper would."""
     ours, theirs = sockets.pair()
-    child = process.fork_unheard()
+    child = process.fork_without_sigchld()
     if child == 0:
         try:
             ours.close()
-            _sample(code, theirs, request)
+            _sample(code, theirs, command)
         finally:
             posix._exit(0)
     known = theirs.fileno()
@@ -79,10 +82,10 @@ def _try_out(code: list[bytes], request: Request) -> None:
         posix.waitpid(child, process.WAIT_ALL)
 
 
-def _sample(code: list[bytes], story: socket, request: Request) -> None:
+def _sample(code: list[bytes], story: socket, command: Command) -> None:
     """The child: tell the errno of installing, then stay until nobody listens."""
     try:
-        if request.no_new_privileges:
+        if command.no_new_privileges:
             prctl.set_no_new_privileges()
         seccomp.install_listener(code)
     except OSError as error:
@@ -95,13 +98,13 @@ def _sample(code: list[bytes], story: socket, request: Request) -> None:
 def _look_into(pid: int, fd: int) -> None:
     memory = bytearray(1)  # where this process has it, its child has it too
     try:
-        descriptors = foreign.Descriptors(lambda leader: leader)
+        descriptors = target.Descriptors(lambda leader: leader)
         posix.close(descriptors.fetch(pid, fd))
         descriptors.forget()
     except OSError as error:
         raise _blind("descriptors", error) from error
     try:
-        foreign.Memory(1).read(pid, address_of(memory), 1)
+        target.Memory(1).read(pid, address_of(memory), 1)
     except OSError as error:
         raise _blind("memory", error) from error
 
@@ -112,45 +115,72 @@ def _blind(what: str, error: OSError) -> UnsupportedError:
     )
 
 
-def describe(request: Request) -> list[str]:
+def describe(grant: Grant, site: Site, command: Command) -> list[str]:
     """What would be installed on the command, and who would answer."""
-    del request
+    del grant, site, command
     size = len(seccomp.notify_binds())
-    return [f"a filter of {size} instructions on bind(2) alone; a helper that answers, and a keeper beside it"]
+    return [f"a filter of {size} instructions on bind(2) alone; a helper that answers, and a backup beside it"]
 
 
-def prepare(request: Request) -> Prepared:
-    """Start the helper and its keeper. Raises PrivbindError and leaves nothing behind."""
-    return _Seccomp(request)
+def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
+    """Start the helper and its backup. Raises PrivbindError and leaves nothing behind."""
+    return _Seccomp(grant, holder, site, command)
 
 
 class _Seccomp(Prepared):
-    def __init__(self, request: Request, opens_threads: bool | None = None) -> None:
+    def __init__(
+        self, grant: Grant, holder: Holder, site: Site, command: Command, *, opens_threads: bool | None = None
+    ) -> None:
         """``opens_threads`` is what the kernel can, for those who want to have it otherwise."""
-        self._no_new_privileges = request.no_new_privileges
+        self._no_new_privileges = command.no_new_privileges
         self._code = seccomp.notify_binds()
-        if opens_threads is None:
-            opens_threads = foreign.opens_threads()
-        ledger = open_ledger(request, NAME)
-        self._delivery, theirs = sockets.pair()
+        asks = not (target.opens_threads() if opens_threads is None else opens_threads)
+        ledger = Ledger(record.encode(record.describe(grant, holder, site, NAME)))
+        self._delivery, delivery = sockets.pair()
         page = notify.new_page()
-        questions = None if opens_threads else sockets.pair()
-        helper_fd = -1
+        alive, lifeline = sockets.pair()
+        ask, answer = sockets.pair()
+        watch = supervisor.Supervisor(
+            Executor(grant, site, ledger.counters), delivery, page, backup.ask_leader(ask) if asks else None
+        )
+        helper = Job(
+            watch.serve,
+            watch.refuse,
+            (delivery.fileno(), alive.fileno(), *((ask.fileno(),) if asks else ()), *ledger.descriptors),
+            command.account,
+            site,
+            CAPABILITIES,
+            outlasts_limit=True,
+            system_calls=supervisor.SYSTEM_CALLS + (() if asks else supervisor.SETTLING_CALLS),
+            ioctls=supervisor.IOCTLS,
+        )
+        second = Job(
+            lambda: backup.serve(delivery, page, lifeline, answer if asks else None),
+            None,
+            (delivery.fileno(), lifeline.fileno(), *((answer.fileno(),) if asks else ())),
+            command.account,
+            site,
+            (),
+            name="privbind-backup",
+            system_calls=backup.SYSTEM_CALLS_TO_LOOK if asks else supervisor.SETTLING_CALLS,
+            ioctls=backup.IOCTLS,
+            confine=backup.confine_to_proc if asks else None,
+            passed=1,
+        )
         try:
-            helper = start(_helper(request, ledger, theirs, page, questions and questions[0]))
-            helper_fd = posix.pidfd_open(helper)
-            watcher = start(_keeper(request, theirs, page, helper_fd, questions and questions[1]))
+            first = Starting(helper)
+            # The helper alone has this end now, so that its closing tells the backup of the helper's end.
+            alive.close()
+            other = Starting(second)
+            pids = first.wait(), other.wait()
         except BaseException:
             self.cancel()
             raise
         finally:
             ledger.close()
-            theirs.close()
-            for end in questions or ():
+            for end in (delivery, alive, lifeline, ask, answer):
                 end.close()
-            if helper_fd >= 0:
-                posix.close(helper_fd)
-        self.notes = (f"helper is process {helper}, its keeper process {watcher}", *ledger.notes)
+        self.notes = (f"helper is process {pids[0]}, its backup process {pids[1]}", *ledger.notes)
 
     def enter(self) -> None:
         """Install the filter and give its listener to both processes. From here on, this one binds nothing any more."""
@@ -158,12 +188,10 @@ class _Seccomp(Prepared):
             if self._no_new_privileges:
                 # It comes a step later anyway; with it, no CAP_SYS_ADMIN is needed here.
                 prctl.set_no_new_privileges()
-            listener, patient = seccomp.install_listener(self._code)
+            listener = seccomp.install_listener(self._code)
             notify.wake_on_same_cpu(listener)
-            for _ in ("helper", "keeper"):
-                sockets.send_descriptor(
-                    self._delivery, listener, notification.PATIENT if patient else notification.HASTY
-                )
+            for _ in ("helper", "backup"):
+                sockets.send_descriptor(self._delivery, listener)
         except OSError as error:
             raise PrivbindError(f"cannot install the seccomp filter: {strerror(error)}") from error
         posix.close(listener)
@@ -172,26 +200,3 @@ class _Seccomp(Prepared):
     def cancel(self) -> None:
         """Let both end: without a listener they have nothing to do."""
         self._delivery.close()
-
-
-def _helper(request: Request, ledger: Ledger, delivery: socket, page: mmap, questions: socket | None) -> Job:
-    judge = Judge(request.grant, request.port_start, sockets.netns_cookie(), ledger.counts)
-    door = notification.Door(judge, delivery, page, keeper.ask_leader(questions) if questions else None)
-    ends = (delivery.fileno(), *ledger.descriptors, *((questions.fileno(),) if questions else ()))
-    job = Job(door.serve, ends, request.account, request.port_start, _NEEDED)
-    job.outlasts_limit = True
-    job.system_calls = notification.SYSTEM_CALLS + (() if questions else notification.SETTLING_CALLS)
-    job.ioctls = notification.IOCTLS
-    return job
-
-
-def _keeper(request: Request, delivery: socket, page: mmap, helper: int, questions: socket | None) -> Job:
-    ends = (delivery.fileno(), helper, *((questions.fileno(),) if questions else ()))
-    job = Job(lambda: keeper.serve(delivery, page, helper, questions), ends, request.account, request.port_start, ())
-    job.name = "privbind-keeper"
-    job.ioctls = keeper.IOCTLS
-    job.system_calls = notification.SETTLING_CALLS
-    if questions:
-        job.system_calls = keeper.SYSTEM_CALLS_TO_LOOK
-        job.confine = keeper.confine_to_proc
-    return job

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From a grant to the programs that honour it. Pure: everything that is looked up comes in a `Site`.
+"""From a grant to the programs that honour it. Pure: everything that is looked up comes in the site.
 
 A bind hook answers 3 (allow, and do not ask for CAP_NET_BIND_SERVICE) for a granted bind and 1 (allow; the kernel
 decides) for every other. In the order of its questions: is the port reserved; is the caller in the launch's cgroup
@@ -15,14 +15,19 @@ between. A slot that another thread overwrites costs at most a count too many, n
 
 from __future__ import annotations
 
+from _socket import IPPROTO_TCP, IPPROTO_UDP
+
+from ...grant import counters
+from ...grant.counters import BOUND, GRANTED, REFUSED
 from ...linux.bpf import INET4_BIND, INET4_POST_BIND, INET6_BIND, INET6_POST_BIND
-from ...linux.sockets import IPPROTO_TCP, IPPROTO_UDP, SO_REUSEPORT
+from ...linux.sockets import SO_REUSEPORT
 from .assembly import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Assembly
 from .search import BOTH, TCP, UDP, Network, Space, Table, reuse_cells
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ...policy import Grant
+    from ...grant.grant import Grant
+    from ...grant.site import Site
     from .assembly import Register
     from .search import Cell
 
@@ -38,10 +43,8 @@ NAMES = {
 """What the programs are called, at most 15 bytes."""
 
 COUNTERS = "counters"
-GRANTED, REFUSED, BOUND = 0, 8, 16
-COUNTERS_SIZE = 24
-"""The map of counters: binds that the hook lifted, reserved binds that it did not, and (with a limit) those of the
-first that succeeded. 64 bits each."""
+COUNTERS_SIZE = counters.LAYOUT.size
+"""The map of counters, as `grant.counters` lays them out."""
 
 MARKS = "marks"
 _SLOTS = 4096  # a power of 2; one u32 each
@@ -75,30 +78,18 @@ _PORT_AGAIN, _PROTOCOL_AGAIN = R4, R5
 _ONE = -4  # the place on the stack for the value of a socket option
 
 
-class Site:
-    """Where a grant holds: cgroup, its depth, and network namespace.
-
-    ``exact`` says whether the depth is known; otherwise it is the least that it can be.
-    """
-
-    def __init__(self, cgroup: int, depth: int, exact: bool, netns: int) -> None:
-        """Keep the kernel's names for them: the cgroup's id, the namespace's cookie."""
-        self.cgroup = cgroup
-        self.depth = depth
-        self.exact = exact
-        self.netns = netns
-
-
-def programs(grant: Grant, port_start: int, site: Site) -> dict[int, Assembly]:
-    """The programs for a grant, by hook; ``port_start`` is the first port that is not reserved."""
+def programs(grant: Grant, site: Site) -> dict[int, Assembly]:
+    """The programs for a grant at a site, by hook."""
+    port_start = site.port_start
     table = None if grant.policy.rules is None else Table(grant.policy.rules, port_start)
-    found = {hook: _bind(grant, table, port_start, site, hook) for hook in (INET4_BIND, INET6_BIND)}
+    found = {hook: _bind(grant, table, site, hook) for hook in (INET4_BIND, INET6_BIND)}
     if grant.limit:
         found |= {hook: _post_bind(grant.limit, port_start, hook) for hook in (INET4_POST_BIND, INET6_POST_BIND)}
     return found
 
 
-def _bind(grant: Grant, table: Table | None, port_start: int, site: Site, hook: int) -> Assembly:
+def _bind(grant: Grant, table: Table | None, site: Site, hook: int) -> Assembly:
+    port_start = site.port_start
     asm = Assembly("before a bind of an IPv4 socket" if hook == INET4_BIND else "before a bind of an IPv6 socket")
     asm.move(_CONTEXT, R1)
     asm.load_32(_PORT, _CONTEXT, _USER_PORT)
@@ -319,7 +310,7 @@ def _granted(asm: Assembly, grant: Grant, port_start: int) -> None:
         return
     asm.label("granted")
     if grant.limit:
-        asm.map_value(R1, COUNTERS, BOUND)
+        asm.map_value(R1, COUNTERS, counters.offset(BOUND))
         asm.load_64(R1, R1, 0)
         asm.wide(R2, grant.limit)
         asm.jump_if_wide(R1, ">=", R2, "refused", f"all {grant.limit} binds are used up")
@@ -357,14 +348,14 @@ def _post_bind(limit: int, port_start: int, hook: int) -> Assembly:
     asm.jump_if(R2, "==", R1, "accept", "not lifted by us: the caller had the right itself")
     asm.map_value(R6, COUNTERS)
     asm.move(R1, 1)
-    asm.atomic_fetch_add(R6, BOUND, R1)
+    asm.atomic_fetch_add(R6, counters.offset(BOUND), R1)
     asm.wide(R2, limit)
     asm.jump_if_wide(R1, "<", R2, "accept", f"one of {limit} binds")
     asm.move(R1, -1)
-    asm.atomic_add(R6, BOUND, R1, "others were faster: give the port back")
-    asm.atomic_add(R6, GRANTED, R1)
+    asm.atomic_add(R6, counters.offset(BOUND), R1, "others were faster: give the port back")
+    asm.atomic_add(R6, counters.offset(GRANTED), R1)
     asm.move(R1, 1)
-    asm.atomic_add(R6, REFUSED, R1)
+    asm.atomic_add(R6, counters.offset(REFUSED), R1)
     asm.move(R1, -_EACCES)
     asm.call("set_retval", "EACCES, as without a grant")
     asm.move(R0, _REJECT)
@@ -387,6 +378,6 @@ def _slot(asm: Assembly) -> None:
 
 
 def _count(asm: Assembly, counter: int, comment: str) -> None:
-    asm.map_value(R1, COUNTERS, counter, comment)
+    asm.map_value(R1, COUNTERS, counters.offset(counter), comment)
     asm.move(R2, 1)
     asm.atomic_add(R1, 0, R2)

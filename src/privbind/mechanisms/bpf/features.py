@@ -13,7 +13,9 @@ from .compiler import LIFTED, NATIVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ...policy import Grant
+    from ...grant.grant import Grant
+
+NAME = "bpf"
 
 _USER_NAMESPACE = "/proc/self/ns/user"
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
@@ -44,9 +46,9 @@ def missing(grant: Grant, failure: OSError) -> UnsupportedError:
     if failure.errno in (EMFILE, ENFILE):
         raise PrivbindError(f"cannot load a BPF program: {strerror(failure)}") from failure
     if failure.errno == ENOSYS:
-        return UnsupportedError("bpf", "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
+        return UnsupportedError(NAME, "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
     if failure.errno == EPERM:
-        return UnsupportedError("bpf", *_forbidden())
+        return UnsupportedError(NAME, *_forbidden())
     helpers = _BIND_HELPERS + (("setsockopt",) if grant.reuse_ports else ())
     steps: list[tuple[str, str, int, tuple[str, ...], int]] = [
         ("the kernel has no cgroup bind hooks", "CONFIG_CGROUP_BPF, Linux 4.17", bpf.INET4_BIND, (), NATIVE),
@@ -60,9 +62,9 @@ def missing(grant: Grant, failure: OSError) -> UnsupportedError:
         try:
             _try(hook, called, result)
         except OSError:
-            return UnsupportedError("bpf", reason, remedy)
+            return UnsupportedError(NAME, reason, remedy)
     said = failure.verifier if isinstance(failure, bpf.LoadError) else ""
-    return UnsupportedError("bpf", f"the kernel refuses the program: {said or strerror(failure)}")
+    return UnsupportedError(NAME, f"the kernel refuses the program: {said or strerror(failure)}")
 
 
 def _try(hook: int, helpers: tuple[str, ...], result: int) -> None:

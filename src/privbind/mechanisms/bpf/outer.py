@@ -6,7 +6,7 @@ from __future__ import annotations
 import posix
 
 from ...linux import bpf, cgroup
-from . import published
+from . import own_cgroup, published
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def grants(parent: Cgroup) -> list[str]:
             found += [rules for program in bpf.query(fd, published.HOOK)[1] if (rules := _rules(program))]
     except OSError:
         names = parent.path.split("/")
-        return ["they cannot be read without CAP_SYS_ADMIN"] * any(name.startswith(cgroup.PREFIX) for name in names)
+        return ["they cannot be read without CAP_SYS_ADMIN"] * any(map(own_cgroup.is_name, names))
     finally:
         for fd in above:
             posix.close(fd)
@@ -35,4 +35,4 @@ def grants(parent: Cgroup) -> list[str]:
 def _rules(program: int) -> str:
     """The rules that a program honours, empty for one that is none of ours."""
     found = published.of_program(program)
-    return dict(found[0])["rules"].decode("utf-8", "replace") if found else ""
+    return dict(found[0])["grant"].decode("utf-8", "replace") if found else ""

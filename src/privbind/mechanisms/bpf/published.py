@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import posix
-from _struct import unpack
 
-from ... import record
+from ...grant import counters, record
 from ...linux import bpf
 from . import compiler
 
@@ -18,7 +17,7 @@ HOOK = bpf.INET4_BIND
 """Every grant has a program for this one."""
 
 
-def of_program(program: int) -> tuple[Said, tuple[int, int, int]] | None:
+def of_program(program: int) -> tuple[Said, tuple[int, ...]] | None:
     """The record that a program goes by, and how many binds it granted, refused, and counted for the limit.
 
     None for a program that is none of ours. Raises OSError, and ValueError for a record that makes no sense.
@@ -31,8 +30,8 @@ def of_program(program: int) -> tuple[Said, tuple[int, int, int]] | None:
     values = dict(filter(None, map(_value, maps))) if name == compiler.NAMES[HOOK] else {}
     if record.NAME not in values:
         return None
-    granted, refused, bound = unpack("=3Q", values.get(compiler.COUNTERS, bytes(compiler.COUNTERS_SIZE)))
-    return record.decode(values[record.NAME]), (granted, refused, bound)
+    counted = values.get(compiler.COUNTERS, bytes(counters.LAYOUT.size))
+    return record.decode(values[record.NAME]), counters.LAYOUT.unpack(counted)
 
 
 def _value(number: int) -> tuple[str, bytes] | None:

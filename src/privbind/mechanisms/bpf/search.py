@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ...policy import Ports, Rule
+    from ...grant.policy import Ports, Rule
 
     Cell = tuple[int, int, int]
     """Ports from the first to the second, both included, and for which protocols (a mask)."""

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""The privbind command: from argv to a launch, and its story and errors to the user."""
+
+from __future__ import annotations
+
+import posix
+
+from .. import launch
+from ..errors import PrivbindError, strerror
+from ..grant.policy import PolicyError
+from ..request import AUTO
+from ..request.options import parse
+from ..request.resolve import resolve
+from . import output
+from .output import FAILED, let_interrupt_end, print_out
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..request import Request
+    from ..request.options import Options
+
+_PROGRAM = "privbind"
+_READ_SIZE = 1 << 16
+
+
+def start(ignored_signals: str, environment: str, arguments: list[str]) -> None:
+    """Run privbind and end this process; the launcher's entry point.
+
+    ``ignored_signals`` is a hexadecimal mask; ``environment`` the number of a descriptor that holds the caller's
+    environment, or "-" to read it from /proc (docs/architecture.md).
+    """
+    let_interrupt_end()
+    try:
+        entries = _read_environment(environment)
+        status = main(arguments, entries, int(ignored_signals, 16))
+    except (OSError, ValueError) as error:
+        status = _fail(f"cannot start: {error}")
+    posix._exit(status)
+
+
+def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 0) -> int:
+    """Do what the arguments (without the program's name) ask for.
+
+    Returns an exit status, unless it became the command.
+    """
+    try:
+        options = parse(arguments)
+        if options.help or options.version:
+            from .usage import HELP, VERSION_LINE
+
+            return print_out(HELP if options.help else VERSION_LINE, _PROGRAM)
+        _warn_setuid()
+        _launch(options, resolve(options, environment), ignored_signals)
+    except PrivbindError as error:
+        for line in error.lines:
+            say(line)
+        return error.status
+    except PolicyError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"unexpected: {strerror(error)}")
+    except Exception as error:  # noqa: BLE001  # a fault of ours is one line as well, and nothing half-done
+        return _fail(f"a fault of privbind's own: {type(error).__name__}: {error}")
+    return 0
+
+
+def _launch(options: Options, request: Request, ignored_signals: int) -> None:
+    """Become the command; return only from a dry run. Raises PrivbindError."""
+    choice = launch.choose(request)
+    for line in launch.warnings(request, choice):
+        _warn(line)
+    if options.verbose or options.dry_run:
+        _tell_plan(request, choice)
+    if not options.dry_run:
+        launch.launch(request, choice, ignored_signals, say if options.verbose else _ignore, _warn)
+    elif options.verbose and choice.mechanism:
+        for line in choice.mechanism.describe(request.grant, request.site, request.command):
+            say(line)
+
+
+def _warn_setuid() -> None:
+    if posix.getuid() != posix.geteuid() or posix.getgid() != posix.getegid():
+        say("WARNING: privbind is installed setuid or setgid: every user can run commands as any user with it")
+
+
+def _tell_plan(request: Request, choice: launch.Choice) -> None:
+    say(f"account: {request.command.account}")
+    say(f"grant: {request.grant}")
+    for refusal in choice.passed_over:
+        say(f"passed over: {refusal}")
+    if choice.mechanism is None:
+        say(f"mechanism: none (nothing asked for is reserved: reserved ports end below {request.site.port_start})")
+    else:
+        wanted = "the first that fits" if request.via == AUTO else "asked for"
+        say(f"mechanism: {choice.name} ({wanted})")
+
+
+def _read_environment(source: str) -> list[bytes]:
+    """The caller's environment, entry by entry, to the byte. Raises OSError."""
+    fd = posix.open("/proc/self/environ", posix.O_RDONLY | posix.O_CLOEXEC) if source == "-" else int(source)
+    blocks = []
+    while block := posix.read(fd, _READ_SIZE):
+        blocks.append(block)
+    posix.close(fd)
+    return b"".join(blocks).split(b"\0")[:-1]
+
+
+def say(text: str) -> None:
+    """Write one line to standard error."""
+    output.say(text, _PROGRAM)
+
+
+def _warn(text: str) -> None:
+    say(f"warning: {text}")
+
+
+def _ignore(text: str) -> None:
+    pass
+
+
+def _fail(text: str) -> int:
+    say(text)
+    return FAILED

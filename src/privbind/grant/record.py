@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+r"""How a grant describes itself: the text that the kernel keeps as long as the grant, so that no file has to. Pure.
+
+Under bpf it is in a frozen map beside the programs, under preload and seccomp in memory of the helper's. Either is
+called `NAME`.
+
+The first line is `MAGIC`, then comes a line ``NAME VALUE`` for each thing said. In a value, a backslash stands as
+``\\`` and a line break as ``\n``; all else, the command's arguments above all, is there to the byte.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .grant import Grant
+    from .holder import Holder
+    from .site import Site
+
+NAME = "privbind_grant"
+"""What the kernel's object that holds a record is called, at most 15 bytes."""
+MAGIC = b"privbind grant 1"
+
+_MAX_ARGUMENTS = 4096  # bytes of the command line that are kept
+
+
+def describe(grant: Grant, holder: Holder, site: Site, mechanism: str) -> list[tuple[str, bytes]]:
+    """What a grant says of itself.
+
+    ``argument`` comes once for each argument of the holder's command; ``cut`` says how many do not fit.
+    """
+    said = [
+        ("mechanism", mechanism),
+        ("grant", str(grant)),
+        ("user", holder.user),
+        ("uid", str(holder.uid)),
+        ("gid", str(holder.gid)),
+        ("pid", str(holder.pid)),
+        ("since", str(holder.since)),
+        ("reserved-below", str(site.port_start)),
+    ]
+    found = [(name, value.encode("utf-8", "surrogateescape")) for name, value in said]
+    room = _MAX_ARGUMENTS
+    for number, argument in enumerate(holder.argv):
+        room -= len(argument)
+        if room < 0:
+            found.append(("cut", b"%d" % (len(holder.argv) - number)))
+            break
+        found.append(("argument", argument))
+    return found
+
+
+def encode(said: Iterable[tuple[str, bytes]]) -> bytes:
+    """The text of a record."""
+    lines = [MAGIC]
+    for name, value in said:
+        lines.append(name.encode() + b" " + value.replace(b"\\", b"\\\\").replace(b"\n", b"\\n"))
+    return b"\n".join(lines) + b"\n"
+
+
+def decode(text: bytes) -> list[tuple[str, bytes]]:
+    """What a record says. Raises ValueError for what is none."""
+    first, *lines = text.split(b"\n")
+    if first != MAGIC or lines[-1:] != [b""]:
+        raise ValueError("not a record of a grant")
+    found = []
+    for line in lines[:-1]:
+        name, _, value = line.partition(b" ")
+        # Two backslashes first, since they may stand before an n.
+        parts = [part.replace(b"\\n", b"\n") for part in value.split(b"\\\\")]
+        found.append((name.decode(), b"\\".join(parts)))
+    return found

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What is there: what this host offers, and the grants that are in force on it."""

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: MIT
+"""The live grants on this host, of all mechanisms, found where the kernel keeps them: there is no file of them.
+
+bpf's are on cgroups, preload's and seccomp's in the memory of their helpers; of ambient only the capability itself is
+left, so what is found of that is a guess. What says of itself that it is a grant may have been made by anybody: it is
+shown, never acted upon.
+"""
+
+from __future__ import annotations
+
+import posix
+from dataclasses import dataclass, replace
+
+from ..errors import strerror
+from ..grant import counters, record
+from ..grant.grant import Grant
+from ..grant.policy import MAX_RULES, MAX_U32, number
+from ..helper import ledger
+from ..linux import bpf, capabilities, hierarchy, procfs
+from ..linux.cgroup import CgroupError
+from ..linux.memory import link_of
+from ..mechanisms.bpf import own_cgroup, published
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_HELPER = "privbind-helper"
+_MAX_LEDGER = counters.LAYOUT.size + 64 * MAX_RULES + (1 << 16)  # bytes; a rule is shorter than 64
+_MAX_DESCRIPTORS = 64  # looked at in one process; a helper has fewer
+_BIND = 1 << capabilities.CAP_NET_BIND_SERVICE
+_TRACE = 1 << capabilities.CAP_SYS_PTRACE
+_LATEST = 1 << 40  # a time that can still be shown
+_SLACK_S = 2  # between two clocks that count in whole seconds
+_SECCOMP_FILTER = "2"  # of Seccomp: in proc_pid_status(5)
+
+_ENDED = ("Z", "X")  # of State: in proc_pid_status(5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveGrant:
+    """One live grant; None stands for what could not be seen.
+
+    ``rules`` is empty where any reserved port may be bound. ``limit`` 0: there is none, and then ``left`` is None.
+    ``since`` is in seconds since 1970. ``pid`` is the main process, None also where it has ended and descendants live
+    on. ``cut`` says how many arguments of the command are missing. ``place`` is what the kernel keeps it in: a cgroup,
+    or a process. ``guess``: that it is privbind's is not known.
+    """
+
+    mechanism: str | None
+    place: str
+    guess: bool = False
+    user: str | None = None
+    uid: int | None = None
+    gid: int | None = None
+    rules: tuple[str, ...] | None = None
+    limit: int | None = None
+    left: int | None = None
+    reuse_ports: tuple[str, ...] | None = None
+    granted: int | None = None
+    refused: int | None = None
+    since: int | None = None
+    pid: int | None = None
+    command: tuple[bytes, ...] | None = None
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The grants found, and what could not be seen, a line each."""
+
+    grants: tuple[LiveGrant, ...]
+    unseen: tuple[str, ...]
+
+
+def find() -> Listing:
+    """All that can be seen from here."""
+    unseen: list[str] = []
+    found = [*_on_cgroups(unseen), *_of_helpers(unseen), *_ambient()]
+    try:
+        if posix.geteuid() != 0 and procfs.hides_processes():
+            unseen.append("processes of other users (/proc is mounted with hidepid; run as root)")
+    except OSError as error:
+        unseen.append(f"processes: cannot read /proc: {strerror(error)}")
+    return Listing(tuple(sorted(found, key=lambda grant: (grant.since or 0, grant.pid or 0))), tuple(unseen))
+
+
+def from_record(said: list[tuple[str, bytes]], counted: tuple[int, ...], place: str) -> tuple[LiveGrant, int]:
+    """What a record and its counters say, and the main process's id in its own pid namespace. Pure.
+
+    Raises ValueError for a record that lacks something or makes no sense.
+    """
+    values = {name: value.decode("utf-8", "backslashreplace") for name, value in said}
+    try:
+        granted = Grant.parse(values["grant"])
+        found = LiveGrant(
+            mechanism=values["mechanism"],
+            place=place,
+            user=values["user"],
+            uid=_number(values["uid"]),
+            gid=_number(values["gid"]),
+            rules=tuple(map(str, granted.policy.rules or ())),
+            limit=granted.limit,
+            left=max(granted.limit - counted[counters.BOUND], 0) if granted.limit else None,
+            reuse_ports=tuple(map(str, granted.reuse_ports)),
+            granted=counted[counters.GRANTED],
+            refused=counted[counters.REFUSED],
+            since=_number(values["since"], _LATEST),
+            command=tuple(value for name, value in said if name == "argument"),
+            cut=_number(values.get("cut", "0")),
+        )
+        return found, _number(values["pid"])
+    except KeyError as error:
+        raise ValueError(f"the record lacks {error}") from None
+
+
+def _number(text: str, highest: int = MAX_U32) -> int:
+    return number(text, 0, highest, "the number")
+
+
+def _on_cgroups(unseen: list[str]) -> Iterator[LiveGrant]:
+    """Those of bpf."""
+    hidden = 0
+    try:
+        for path, fd in hierarchy.walk():
+            if not own_cgroup.is_name(path.rpartition("/")[2]):
+                continue
+            try:
+                if not hierarchy.populated(fd):
+                    continue
+                found = [
+                    grant for program in bpf.query(fd, published.HOOK)[1] if (grant := _published(program, path, fd))
+                ]
+            except PermissionError:
+                hidden += 1
+                found = [_by_name(path, fd)]
+            except FileNotFoundError:
+                continue  # it has just ended
+            except (OSError, ValueError) as error:
+                unseen.append(f"the grant on cgroup '{path}': {_why(error)}")
+                continue
+            yield from found
+    except CgroupError as error:
+        unseen.append(f"grants of bpf: {error}")
+    if hidden:
+        unseen.append(f"rules and binds of {_counted(hidden, 'grant')} of bpf (CAP_SYS_ADMIN is missing; run as root)")
+
+
+def _published(program: int, path: str, fd: int) -> LiveGrant | None:
+    found = published.of_program(program)
+    if found is None:
+        return None
+    grant, pid = from_record(*found, path)
+    return replace(grant, pid=_main(grant, pid, hierarchy.members(fd)))
+
+
+def _by_name(path: str, fd: int) -> LiveGrant:
+    """What the cgroup of a launch says without its programs: its name tells the process."""
+    grant = LiveGrant(mechanism="bpf", place=path)
+    try:
+        pid = _main(grant, own_cgroup.pid_of(path.rpartition("/")[2]), hierarchy.members(fd))
+        return grant if pid is None else _of_process(grant, pid)
+    except (OSError, ValueError):
+        return grant
+
+
+def _of_helpers(unseen: list[str]) -> Iterator[LiveGrant]:
+    """Those of preload and seccomp."""
+    hidden = 0
+    processes = _Processes()
+    for pid, status in _statuses(lambda pid: procfs.name(pid) == _HELPER):
+        if status.get("NoNewPrivs") != "1" or status.get("Seccomp") != _SECCOMP_FILTER:
+            continue
+        place = f"process {pid}"
+        try:
+            grant = _of_helper(pid, place, processes)
+        except PermissionError:
+            hidden += 1
+            held = int(status.get("CapPrm", "0"), 16)
+            yield LiveGrant(mechanism="seccomp" if held & _TRACE else "preload" if held else None, place=place)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        except (OSError, ValueError) as error:
+            unseen.append(f"the grant of helper {pid}: {_why(error)}")
+        else:
+            if grant is None:
+                unseen.append(f"the grant of helper {pid}: it does not publish it")
+            else:
+                yield grant
+    if hidden:
+        unseen.append(
+            f"what {_counted(hidden, 'helper')} of preload or seccomp granted (CAP_SYS_PTRACE is missing; run as root)"
+        )
+
+
+def _of_helper(pid: int, place: str, processes: _Processes) -> LiveGrant | None:
+    for fd, target in procfs.descriptors(pid, _MAX_DESCRIPTORS).items():
+        if target == link_of(record.NAME):
+            counted, text = ledger.parse(procfs.read_descriptor(pid, fd, _MAX_LEDGER))
+            grant, own = from_record(record.decode(text), counted, place)
+            return replace(grant, pid=_main(grant, own, processes.find(procfs.namespace(pid, "pid"), own)))
+    return None
+
+
+class _Processes:
+    """The processes by the id that each has in its own pid namespace, looked up once for all."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], list[int]] | None = None
+
+    def find(self, namespace: str, own: int) -> list[int]:
+        """Those that have this id in this namespace."""
+        if self._found is None:
+            self._found = {}
+            for pid in procfs.processes():
+                try:
+                    key = procfs.namespace(pid, "pid"), procfs.own_ids(pid)[-1]
+                except (OSError, ValueError):
+                    continue
+                self._found.setdefault(key, []).append(pid)
+        return self._found.get((namespace, own), [])
+
+
+def _main(grant: LiveGrant, wanted: int, candidates: list[int]) -> int | None:
+    """The process among these that has this id in its own namespace; None when it has ended.
+
+    One that is younger than the grant got its id later.
+    """
+    for pid in candidates:
+        try:
+            if procfs.own_ids(pid)[-1] != wanted:
+                continue
+            if grant.since is None or procfs.started(pid) <= grant.since + _SLACK_S:
+                return pid
+        except (OSError, ValueError, IndexError):
+            continue
+    return None
+
+
+def _ambient() -> Iterator[LiveGrant]:
+    """Processes that hold just that one capability as an ambient one, and whose parent does not."""
+    holders: dict[int, int] = {}
+    for pid, status in _statuses(lambda _: True):
+        sets = {int(status.get(name, "0"), 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
+        if sets == {_BIND}:
+            holders[pid] = int(status.get("PPid", "0"))
+    for pid, parent in holders.items():
+        if parent not in holders:
+            grant = LiveGrant(mechanism="ambient", place=f"process {pid}", guess=True, rules=(), limit=0)
+            try:
+                yield replace(_of_process(grant, pid), reuse_ports=())
+            except (OSError, ValueError, IndexError):
+                continue
+
+
+def _of_process(grant: LiveGrant, pid: int) -> LiveGrant:
+    """What the command's own process tells."""
+    status = procfs.status(pid)
+    uid, gid = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
+    command = tuple(procfs.arguments(pid))
+    return replace(
+        grant, user=_user(uid), uid=uid, gid=gid, since=procfs.started(pid), pid=pid, command=command or None
+    )
+
+
+def _user(uid: int) -> str:
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _statuses(wanted: Callable[[int], bool]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The live processes that are wanted, and what /proc says of each."""
+    try:
+        pids = procfs.processes()
+    except OSError:
+        return
+    for pid in pids:
+        try:
+            if not wanted(pid):
+                continue
+            status = procfs.status(pid)
+        except OSError:
+            continue
+        if status.get("State", "")[:1] not in _ENDED:
+            yield pid, status
+
+
+def _why(error: OSError | ValueError) -> str:
+    return strerror(error) if isinstance(error, OSError) else str(error)
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
