@@ -65,6 +65,18 @@ def look_up(user: str, group: str | None = None, supplementary: bool = True) -> 
     return Account(uid, gid, groups, name=entry.pw_name, home=entry.pw_dir, shell=entry.pw_shell)
 
 
+def own() -> Account:
+    """This process's account: its real ids. Raises UsageError for root."""
+    from pwd import getpwuid
+
+    uid, gid = posix.getuid(), posix.getgid()
+    try:
+        name = getpwuid(uid).pw_name
+    except KeyError:
+        name = ""
+    return Account(uid, gid, tuple(posix.getgroups()), name=name)
+
+
 def _is_id(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
@@ -119,8 +131,11 @@ class FileAccess:
         self._account = account
 
     def __enter__(self) -> Self:
-        self._groups = posix.getgroups()
         permitted, self._effective, inheritable = capabilities.get()
+        self._is_own = posix.geteuid() == self._account.uid and not self._effective
+        if self._is_own:
+            return self
+        self._groups = posix.getgroups()
         try:
             posix.setgroups(self._account.groups)
             set_file_ids(self._account.uid, self._account.gid)
@@ -137,7 +152,8 @@ class FileAccess:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        if not self._is_own:
+            self._leave()
 
     def _leave(self) -> None:
         set_file_ids(posix.geteuid(), posix.getegid())

@@ -117,10 +117,7 @@ def launch(request: Request, planned: Choice, ignored_signals: int, tell: Tell, 
             prctl.set_no_new_privileges()
         account.become(request.command.account, prepared.keep)
         prepared.seal()
-        for number in _CHANGED_BY_PYTHON:
-            if not ignored_signals >> (number - 1) & 1:
-                signal(number, SIG_DFL)
-        _execute(request.command, environment)
+        execute(request.command, environment, ignored_signals)
     except BaseException:
         prepared.cancel()
         raise
@@ -150,7 +147,14 @@ def _holder(command: Command) -> Holder:
     return Holder(account.name or str(account.uid), account.uid, account.gid, command.argv, posix.getpid(), int(time()))
 
 
-def _execute(command: Command, environment: list[bytes]) -> None:
+def execute(command: Command, environment: list[bytes], ignored_signals: int) -> None:
+    """Become the command, as whoever this process is. Returns only by raising PrivbindError.
+
+    ``ignored_signals`` is as `launch` takes it.
+    """
+    for number in _CHANGED_BY_PYTHON:
+        if not ignored_signals >> (number - 1) & 1:
+            signal(number, SIG_DFL)
     path = command.program.path
     try:
         try:

@@ -6,17 +6,17 @@ from __future__ import annotations
 import posix
 
 from .. import launch
-from ..errors import PrivbindError, strerror
+from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import PolicyError
 from ..request import AUTO
-from ..request.options import parse
-from ..request.resolve import resolve
+from ..request.options import NoUserError, parse
+from ..request.resolve import own_command, resolve
 from . import output
 from .output import FAILED, let_interrupt_end, print_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..request import Request
+    from ..request import Command, Request
     from ..request.options import Options
 
 _PROGRAM = "privbind"
@@ -38,7 +38,7 @@ def start(ignored_signals: str, environment: str, arguments: list[str]) -> None:
     posix._exit(status)
 
 
-def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 0) -> int:
+def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 0) -> int:  # noqa: PLR0911  # ends
     """Do what the arguments (without the program's name) ask for.
 
     Returns an exit status, unless it became the command.
@@ -50,6 +50,8 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
 
             return print_out(HELP if options.help else VERSION_LINE, _PROGRAM)
         _warn_setuid()
+        if not options.user:
+            return _as_it_is(options, environment, ignored_signals)
         _launch(options, resolve(options, environment), ignored_signals)
     except PrivbindError as error:
         for line in error.lines:
@@ -76,6 +78,39 @@ def _launch(options: Options, request: Request, ignored_signals: int) -> None:
     elif options.verbose and choice.mechanism:
         for line in choice.mechanism.describe(request.grant, request.site, request.command):
             say(line)
+
+
+def _as_it_is(options: Options, environment: list[bytes], ignored_signals: int) -> int:
+    """Become the command with nothing else done, when this user may bind already what is asked for."""
+    from ..inspect.may_bind import refused
+    from ..linux.sockets import port_start
+
+    if posix.geteuid() == 0:
+        raise NoUserError
+    policy, command = own_command(options, environment)
+    lacking = refused(policy, port_start())
+    if lacking:
+        raise UsageError(_not_granted(command, lacking))
+    if options.verbose or options.dry_run:
+        say(f"{command.account} may bind {policy} already: the command is started as it is")
+    if not options.dry_run:
+        launch.execute(command, environment, ignored_signals)
+    return 0
+
+
+def _not_granted(command: Command, lacking: list[str]) -> str:
+    """What this user may not bind, and the two ways to get it."""
+    from json import dumps
+    from shlex import quote
+
+    user = command.account.name or str(command.account.uid)
+    argv = " ".join(quote(word.decode("utf-8", "surrogateescape")) for word in command.argv)
+    rules = ",".join(lacking)
+    toml = f"grant = [{{user = {dumps(command.account.name or command.account.uid)}, allow = {dumps(lacking)}}}]"
+    return (
+        f"{user} may not bind {rules} (once: sudo privbind -u {user} --allow {rules} -- {argv}; for good: "
+        f"sudo privbindctl allow {user} {rules}, or in /etc/privbind/grants.d/NAME.toml: {toml})"
+    )
 
 
 def _warn_setuid() -> None:

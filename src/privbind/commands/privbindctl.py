@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The privbindctl command: what this host offers, and what is granted on it. It changes nothing."""
+"""The privbindctl command: what this host offers, what is granted on it, and standing grants."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 
 from .. import __version__
 from ..errors import PrivbindError, UsageError, strerror
+from ..grant.policy import PolicyError
+from ..values import value
 from .output import FAILED, let_interrupt_end, print_out, say, width
 
 TYPE_CHECKING = False
@@ -17,22 +19,62 @@ if TYPE_CHECKING:
 _PROGRAM = "privbindctl"
 _NO_MECHANISM = 1
 _SOURCE = "src:"
+_TRY = "(try privbindctl --help)"
 
 HELP = """\
 Usage: privbindctl doctor [--json]
        privbindctl ls [--json]
-Tell what privbind can do on this host, and list the live grants on it.
+       privbindctl allow USER RULE...       privbindctl allow --group GROUP RULE...
+       privbindctl disallow USER [RULE]...  privbindctl disallow --group GROUP [RULE]...
+       privbindctl check [--diff] [FILE]...
+       privbindctl load [--dry-run [-v]]
+       privbindctl unload
+       privbindctl test USER RULE...
+       privbindctl import-authbind
+Tell what privbind can do on this host and who has which grants; give users the right to bind reserved ports.
 
   doctor                 what this host offers: mechanisms, reserved ports, cgroups, and how privbind is installed
   ls                     every live grant: who may bind what, how often that was done, since when
+  allow, disallow        give a user or a group a standing grant, or take it back: write its file, and load
+  check                  read the files of grants and say who may bind what; --diff: what a load would change
+  load                   put into the kernel what the files in /etc/privbind/grants.d grant
+  unload                 take it out
+  test                   may this user bind this? 0: yes, 1: no; asked by doing, without touching the port
+  import-authbind        print authbind's configuration as grants
 
-      --json             print JSON, for programs
+      --cgroup DIR       check --diff, load, unload, allow, disallow: for processes below this cgroup only
+      --json             doctor, ls: print JSON, for programs
   -h, --help             print this and end
       --version          print the version and end
 
 Run it as root: to others much is hidden, and it says so. Exit status: 0; 1 doctor found no mechanism that can
-honour a policy; 125 privbindctl failed.
+honour a policy, or test's answer is no; 125 privbindctl failed. privbind-grants(5) tells of the files.
 """
+
+_COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
+    "doctor": (("json",), (), False),
+    "ls": (("json",), (), False),
+    "allow": ((), ("group", "cgroup"), True),
+    "disallow": ((), ("group", "cgroup"), True),
+    "check": (("diff",), ("cgroup",), True),
+    "load": (("dry-run", "verbose"), ("cgroup",), False),
+    "unload": ((), ("cgroup",), False),
+    "test": ((), (), True),
+    "import-authbind": ((), (), False),
+}
+"""Of each command: its options without and with a value, and whether it takes arguments."""
+
+_SHORT = {"-h": "--help", "-v": "--verbose"}
+
+
+@value
+class Call:
+    """A command line: the command ("help" and "version" are two as well), its arguments and its options."""
+
+    command: str
+    words: tuple[str, ...]
+    flags: frozenset[str]
+    values: dict[str, str]
 
 
 def start(ignored_signals: str, environment: str, arguments: list[str]) -> None:
@@ -50,40 +92,74 @@ def main(arguments: list[str], place: str = "") -> int:
     ``place`` is the folder that privbindctl is in.
     """
     try:
-        what, as_json = parse(arguments)
-        if what == "help":
-            return _print(HELP)
-        if what == "version":
-            return _print(f"privbindctl {__version__}\n")
-        return _doctor(place, as_json) if what == "doctor" else _ls(as_json)
+        return _run(parse(arguments), place)
     except PrivbindError as error:
+        return _fail(str(error))
+    except PolicyError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"unexpected: {strerror(error)}")
+    except ImportError as error:
+        return _fail(f"Python's module {error.name} is missing (install all of Python; Debian: python3)")
 
 
-def parse(arguments: list[str]) -> tuple[str, bool]:
-    """What is to be done ("doctor", "ls", "help" or "version"), and whether in JSON. Raises UsageError."""
-    commands = []
-    as_json = False
-    for word in arguments:
-        if word in ("-h", "--help"):
-            return "help", as_json
-        if word == "--version":
-            return "version", as_json
-        if word == "--json":
-            as_json = True
-        elif word.startswith("-"):
-            raise UsageError(f"unknown option {word} (try privbindctl --help)")
+def _run(call: Call, place: str) -> int:
+    if call.command == "help":
+        return _print(HELP)
+    if call.command == "version":
+        return _print(f"privbindctl {__version__}\n")
+    if call.command == "doctor":
+        return _doctor(place, "json" in call.flags)
+    if call.command == "ls":
+        return _ls("json" in call.flags)
+    from .standing import run
+
+    return run(call)
+
+
+def parse(arguments: list[str]) -> Call:
+    """Read a command line. Options may stand anywhere after the command, up to ``--``. Raises UsageError."""
+    words: list[str] = []
+    options: list[tuple[str, str | None]] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--":
+            words += rest
+        elif word.startswith("-") and word != "-":
+            name, equals, given = _SHORT.get(word, word).partition("=")
+            if name in ("--help", "--version"):
+                return Call(name[2:], (), frozenset(), {})
+            # Whether it takes a value depends on the command, which may stand behind it.
+            takes = any(name[2:] in with_value for _, with_value, _ in _COMMANDS.values()) and name.startswith("--")
+            options.append((name, given if equals else next(rest, None) if takes else None))
         else:
-            commands.append(word)
-    if not commands:
-        raise UsageError("no command given: doctor or ls (try privbindctl --help)")
-    if commands[0] not in ("doctor", "ls"):
-        raise UsageError(f"unknown command '{commands[0]}': doctor or ls (try privbindctl --help)")
-    if len(commands) > 1:
-        raise UsageError(f"{commands[0]}: takes no argument, but got '{commands[1]}' (try privbindctl --help)")
-    return commands[0], as_json
+            words.append(word)
+    if not words:
+        raise UsageError(f"no command given: {', '.join(_COMMANDS)} {_TRY}")
+    command, *words = words
+    if command not in _COMMANDS:
+        raise UsageError(f"unknown command '{command}': {', '.join(_COMMANDS)} {_TRY}")
+    return _checked(command, tuple(words), options)
+
+
+def _checked(command: str, words: tuple[str, ...], options: list[tuple[str, str | None]]) -> Call:
+    flags, with_value, takes_words = _COMMANDS[command]
+    found: set[str] = set()
+    values: dict[str, str] = {}
+    for name, given in options:
+        if name[2:] in flags and name.startswith("--"):
+            if given is not None:
+                raise UsageError(f"option {name} takes no value")
+            found.add(name[2:])
+        elif name[2:] in with_value and name.startswith("--"):
+            if given is None:
+                raise UsageError(f"option {name} needs a value")
+            values[name[2:]] = given
+        else:
+            raise UsageError(f"{command}: unknown option {name} {_TRY}")
+    if words and not takes_words:
+        raise UsageError(f"{command}: takes no argument, but got '{words[0]}' {_TRY}")
+    return Call(command, words, frozenset(found), values)
 
 
 def _doctor(place: str, as_json: bool) -> int:
@@ -105,8 +181,8 @@ def _ls(as_json: bool) -> int:
     if as_json:
         return _print(_json(grants_values(listing)))
     status = _print(grants_text(listing, width(), int(time())))
-    for line in listing.unseen:
-        _say(f"not seen: {line}")
+    for line in (*(f"not seen: {line}" for line in listing.unseen), *(f"note: {line}" for line in listing.notes)):
+        say(line, _PROGRAM)
     return status
 
 
@@ -116,12 +192,8 @@ def _json(values: dict[str, Any]) -> str:
     return dumps(values, indent=2) + "\n"
 
 
-def _say(text: str) -> None:
-    say(text, _PROGRAM)
-
-
 def _fail(text: str) -> int:
-    _say(text)
+    say(text, _PROGRAM)
     return FAILED
 
 

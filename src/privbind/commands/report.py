@@ -155,6 +155,7 @@ def grants_values(listing: Listing) -> dict[str, Any]:
         "privbind": __version__,
         "grants": [_grant_values(grant) for grant in listing.grants],
         "unseen": list(listing.unseen),
+        "notes": list(listing.notes),
     }
 
 
@@ -189,22 +190,32 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _row(grant: LiveGrant, now: int, short: bool) -> tuple[str, ...]:
+    standing = grant.kind == "standing"
     nothing = "-" if grant.guess or grant.limit == 0 else _UNKNOWN
     # What nobody counts is no secret, what could not be read is.
-    counted = "-" if grant.guess else _UNKNOWN
+    counted = "-" if grant.guess or standing else _UNKNOWN
     rules = _UNKNOWN if grant.rules is None else ",".join(grant.rules) or "any"
     ended = grant.pid is None and grant.command is not None
     return (
-        "-" if ended else _or(grant.pid, _UNKNOWN),
-        _or(grant.mechanism, _UNKNOWN) + ("?" if grant.guess else ""),
-        _or(grant.user, _UNKNOWN),
+        "-" if ended or standing else _or(grant.pid, _UNKNOWN),
+        grant.kind if standing else _or(grant.mechanism, _UNKNOWN) + ("?" if grant.guess else ""),
+        _who(grant) if standing else _or(grant.user, _UNKNOWN),
         _or(grant.granted, counted),
         _or(grant.refused, counted),
         _or(grant.left, nothing),
         _since(grant.since, now, short),
         rules,
-        _command(grant),
+        ", ".join(source.rpartition("/")[2] for source in grant.sources) if standing else _command(grant),
     )
+
+
+def _who(grant: LiveGrant) -> str:
+    """The holder of a standing grant: a user, "group NAME", or "uids" with the name of the user whose they are."""
+    if grant.gid is not None:
+        return f"group {grant.user or grant.gid}"
+    if grant.uids is not None:
+        return f"uids of {grant.user}" if grant.user else f"uids {grant.uids[0]}-{sum(grant.uids) - 1}"
+    return _or(grant.user or grant.uid, _UNKNOWN)
 
 
 def _or(value: object, otherwise: str) -> str:

@@ -11,19 +11,22 @@ from __future__ import annotations
 import posix
 from dataclasses import dataclass, replace
 
-from ..errors import strerror
+from ..errors import PrivbindError, strerror
 from ..grant import counters, record
 from ..grant.grant import Grant
 from ..grant.policy import MAX_RULES, MAX_U32, number
 from ..helper import ledger
 from ..linux import bpf, capabilities, hierarchy, procfs
-from ..linux.cgroup import CgroupError
+from ..linux.cgroup import Cgroup, CgroupError
 from ..linux.memory import link_of
 from ..mechanisms.bpf import own_cgroup, published
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ..standing.resolve import Key
+    from ..standing.text import Granted
 
 _HELPER = "privbind-helper"
 _MAX_LEDGER = counters.LAYOUT.size + 64 * MAX_RULES + (1 << 16)  # bytes; a rule is shorter than 64
@@ -41,18 +44,22 @@ _ENDED = ("Z", "X")  # of State: in proc_pid_status(5)
 class LiveGrant:
     """One live grant; None stands for what could not be seen.
 
-    ``rules`` is empty where any reserved port may be bound. ``limit`` 0: there is none, and then ``left`` is None.
-    ``since`` is in seconds since 1970. ``pid`` is the main process, None also where it has ended and descendants live
-    on. ``cut`` says how many arguments of the command are missing. ``place`` is what the kernel keeps it in: a cgroup,
-    or a process. ``guess``: that it is privbind's is not known.
+    ``kind`` is "launch", or "standing" for a grant of the administrator's files; ``sources`` are the places in those.
+    ``uids`` is a range of subordinate uids: the first, and how many. ``rules`` is empty where any reserved port may be
+    bound. ``limit`` 0: there is none, and then ``left`` is None. ``since`` is in seconds since 1970. ``pid`` is the
+    main process, None also where it has ended and descendants live on. ``cut`` says how many arguments of the command
+    are missing. ``place`` is what the kernel keeps it in: a cgroup, or a process. ``guess``: that it is privbind's is
+    not known.
     """
 
     mechanism: str | None
     place: str
+    kind: str = "launch"
     guess: bool = False
     user: str | None = None
     uid: int | None = None
     gid: int | None = None
+    uids: tuple[int, int] | None = None
     rules: tuple[str, ...] | None = None
     limit: int | None = None
     left: int | None = None
@@ -63,26 +70,30 @@ class LiveGrant:
     pid: int | None = None
     command: tuple[bytes, ...] | None = None
     cut: int = 0
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The grants found, and what could not be seen, a line each."""
+    """The grants found; what could not be seen, and what else there is to know of them, a line each."""
 
     grants: tuple[LiveGrant, ...]
     unseen: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def find() -> Listing:
     """All that can be seen from here."""
     unseen: list[str] = []
-    found = [*_on_cgroups(unseen), *_of_helpers(unseen), *_ambient()]
+    notes: list[str] = []
+    found = [*_on_cgroups(unseen, notes), *_of_helpers(unseen), *_ambient()]
     try:
         if posix.geteuid() != 0 and procfs.hides_processes():
             unseen.append("processes of other users (/proc is mounted with hidepid; run as root)")
     except OSError as error:
         unseen.append(f"processes: cannot read /proc: {strerror(error)}")
-    return Listing(tuple(sorted(found, key=lambda grant: (grant.since or 0, grant.pid or 0))), tuple(unseen))
+    found.sort(key=lambda grant: (grant.since or 0, grant.pid or 0))
+    return Listing(tuple(found), tuple(unseen), tuple(notes))
 
 
 def from_record(said: list[tuple[str, bytes]], counted: tuple[int, ...], place: str) -> tuple[LiveGrant, int]:
@@ -118,25 +129,25 @@ def _number(text: str, highest: int = MAX_U32) -> int:
     return number(text, 0, highest, "the number")
 
 
-def _on_cgroups(unseen: list[str]) -> Iterator[LiveGrant]:
-    """Those of bpf."""
+def _on_cgroups(unseen: list[str], notes: list[str]) -> Iterator[LiveGrant]:
+    """Those of bpf: of launches, on cgroups of their own, and standing ones, wherever they were loaded."""
     hidden = 0
     try:
         for path, fd in hierarchy.walk():
-            if not own_cgroup.is_name(path.rpartition("/")[2]):
-                continue
+            of_launch = own_cgroup.is_name(path.rpartition("/")[2])
             try:
-                if not hierarchy.populated(fd):
+                if of_launch and not hierarchy.populated(fd):
                     continue
-                found = [
-                    grant for program in bpf.query(fd, published.HOOK)[1] if (grant := _published(program, path, fd))
-                ]
+                programs = bpf.query(fd, published.HOOK)[1]
+                found = [grant for program in programs if (grant := _published(program, path, fd))]
+                if programs:
+                    found += _standing(path, fd, notes)
             except PermissionError:
-                hidden += 1
-                found = [_by_name(path, fd)]
+                hidden += of_launch
+                found = [_by_name(path, fd)] if of_launch else []
             except FileNotFoundError:
                 continue  # it has just ended
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, PrivbindError) as error:
                 unseen.append(f"the grant on cgroup '{path}': {_why(error)}")
                 continue
             yield from found
@@ -144,6 +155,55 @@ def _on_cgroups(unseen: list[str]) -> Iterator[LiveGrant]:
         unseen.append(f"grants of bpf: {error}")
     if hidden:
         unseen.append(f"rules and binds of {_counted(hidden, 'grant')} of bpf (CAP_SYS_ADMIN is missing; run as root)")
+    if posix.geteuid() != 0:
+        unseen.append("standing grants (run as root, or ask for a user: privbindctl test USER RULE)")
+
+
+def _standing(path: str, fd: int, notes: list[str]) -> list[LiveGrant]:
+    """The standing grants that are in force on a cgroup, by holder."""
+    from ..standing import load, table, text
+
+    with load.Target(Cgroup(path, posix.dup(fd), 0, exact=False)) as target:
+        found = load.in_force(target)
+    if found is None:
+        return []
+    if not found.complete:
+        notes.append(f"standing grants on cgroup '{path}' are there for one address family only (privbindctl load)")
+    granted = text.decode(found.text)
+    notes += _changed(granted)
+    return [
+        LiveGrant(
+            mechanism="bpf",
+            place=path,
+            kind="standing",
+            user=held.name or None,
+            uid=key.first if key.kind == "uid" else None,
+            gid=key.first if key.kind == "gid" else None,
+            uids=(key.first, key.count) if key.kind == "uids" else None,
+            rules=held.rules,
+            limit=0,
+            reuse_ports=(),
+            granted=sum(found.holders[number].granted for number in table.keys(key) if number in found.holders),
+            since=found.since,
+            sources=held.sources,
+        )
+        for key, held in granted.items()
+    ]
+
+
+def _changed(granted: dict[Key, Granted]) -> list[str]:
+    """Whether the files grant something else by now than what was loaded from them."""
+    from ..standing import files, names, resolve, text
+
+    try:
+        now = text.describe(resolve.resolve(files.read(), names.System()))
+    except PrivbindError as error:
+        return [f"the files of grants have an error by now, so what is in force stays: {error}"]
+    if now == granted:
+        return []
+    return [
+        "the files grant something else by now (privbindctl check --diff says what; privbindctl load puts it in force)"
+    ]
 
 
 def _published(program: int, path: str, fd: int) -> LiveGrant | None:
@@ -289,7 +349,7 @@ def _statuses(wanted: Callable[[int], bool]) -> Iterator[tuple[int, dict[str, st
             yield pid, status
 
 
-def _why(error: OSError | ValueError) -> str:
+def _why(error: Exception) -> str:
     return strerror(error) if isinstance(error, OSError) else str(error)
 
 

@@ -7,14 +7,16 @@ error is an OSError with the kernel's errno; `LoadError` adds the verifier's wor
 
 from __future__ import annotations
 
-from _struct import Struct, pack_into, unpack_from
-from errno import ENOSPC
+from _struct import Struct, pack, pack_into, unpack_from
+from errno import ENOENT, ENOSPC
+from sys import byteorder
 
 from .call import address_of, syscall
 
 _MAP_CREATE = 0  # enum bpf_cmd
 _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
+_MAP_DELETE_ELEM = 3
 _PROG_LOAD = 5
 _PROG_ATTACH = 8
 _PROG_DETACH = 9
@@ -23,9 +25,13 @@ _MAP_GET_FD_BY_ID = 14  # 4.13
 _OBJ_GET_INFO_BY_FD = 15  # 4.13
 _PROG_QUERY = 16  # 4.15
 _MAP_FREEZE = 22  # 5.2
+_MAP_LOOKUP_BATCH = 24  # 5.6
+_MAP_UPDATE_BATCH = 26  # 5.6
 _PROG_BIND_MAP = 35  # 5.10
 
+_MAP_TYPE_HASH = 1
 _MAP_TYPE_ARRAY = 2
+_MAP_TYPE_ARRAY_OF_MAPS = 12  # 4.12
 
 MAP_READ_ONLY_IN_PROGRAMS = 1 << 7  # BPF_F_RDONLY_PROG, 5.2
 MAP_MMAPABLE = 1 << 10  # BPF_F_MMAPABLE, 5.5
@@ -66,17 +72,21 @@ _ATTACH = Struct("=5I")  # cgroup, program, hook, flags, program to replace
 _QUERY = Struct("=IIIIQI4x")  # cgroup, hook, query flags, attach flags (out), ids *, count (in and out)
 _QUERY_FLAGS = 12
 _QUERY_COUNT = 24
+_BATCH = Struct("=QQQQIIQQ")  # in *, out *, keys *, values *, count (in and out), map, flags of elements, flags
+_BATCH_COUNT = 32
 _BIND_MAP = Struct("=III")  # program, map, flags
 _BY_ID = Struct("=II")  # id, next id
 _INFO = Struct("=IIQ")  # object, size of the info, info *
 
 _PROGRAM_INFO_SIZE = 72  # struct bpf_prog_info as far as it is read
 _PROGRAM_ID = 4
+_PROGRAM_TAG = 8  # 8 bytes
 _PROGRAM_MAP_COUNT = 52
 _PROGRAM_MAPS = 56
 _PROGRAM_NAME = 64  # 16 bytes, to 80
 _MAP_INFO_SIZE = 40  # struct bpf_map_info as far as it is read
 _MAP_VALUE_SIZE = 12
+_MAP_MAX_ENTRIES = 16
 _MAP_NAME = 24
 
 _MAX_IDS = 64  # BPF_CGROUP_MAX_PROGS, linux/bpf-cgroup.h: what one cgroup carries for a hook
@@ -119,6 +129,61 @@ def read_array(map_fd: int, value_size: int) -> bytes:
     value = bytearray(value_size)
     _element(_MAP_LOOKUP_ELEM, map_fd, value)
     return bytes(value)
+
+
+def create_hash(name: str, key_size: int, value_size: int, entries: int) -> int:
+    """A hash map that takes so many entries; its descriptor."""
+    return _call(
+        _MAP_CREATE, bytearray(_CREATE.pack(_MAP_TYPE_HASH, key_size, value_size, entries, 0, 0, 0, _name(name)))
+    )
+
+
+def update_all(map_fd: int, entries: dict[bytes, bytes]) -> None:
+    """Put entries into a hash map, all at once."""
+    keys, values = bytearray(b"".join(entries)), bytearray(b"".join(entries.values()))
+    attributes = _BATCH.pack(0, 0, address_of(keys), address_of(values), len(entries), map_fd, 0, 0)
+    _call(_MAP_UPDATE_BATCH, bytearray(attributes))
+
+
+def read_all(map_fd: int, key_size: int, value_size: int) -> dict[bytes, bytes]:
+    """All entries of a hash map."""
+    info = _map_info(map_fd)
+    (room,) = unpack_from("=I", info, _MAP_MAX_ENTRIES)
+    keys, values, place = bytearray(room * key_size), bytearray(room * value_size), bytearray(4)
+    attributes = bytearray(_BATCH.pack(0, address_of(place), address_of(keys), address_of(values), room, map_fd, 0, 0))
+    try:
+        _call(_MAP_LOOKUP_BATCH, attributes)
+    except OSError as error:
+        if error.errno != ENOENT:  # that is the end of the map
+            raise
+    (count,) = unpack_from("=I", attributes, _BATCH_COUNT)
+    return {
+        bytes(keys[key_size * place : key_size * (place + 1)]): bytes(
+            values[value_size * place : value_size * (place + 1)]
+        )
+        for place in range(count)
+    }
+
+
+def create_slot(name: str, like_fd: int) -> int:
+    """A map that holds one map like that one, or none yet; its descriptor."""
+    return _call(_MAP_CREATE, bytearray(_CREATE.pack(_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0, like_fd, 0, _name(name))))
+
+
+def fill_slot(slot_fd: int, map_fd: int) -> None:
+    """Have a slot hold a map, in the place of any other. Who looks into it afterwards finds that one."""
+    _element(_MAP_UPDATE_ELEM, slot_fd, bytearray(pack("=I", map_fd)))
+
+
+def clear_slot(slot_fd: int) -> None:
+    """Have a slot hold nothing. Raises OSError (ENOENT) when it holds nothing."""
+    key = bytearray(4)
+    _call(_MAP_DELETE_ELEM, bytearray(_ELEMENT.pack(slot_fd, address_of(key), 0, 0)))
+
+
+def open_slot(slot_fd: int) -> int:
+    """A descriptor of the map that a slot holds. Raises OSError (ENOENT) when it holds nothing. Needs CAP_SYS_ADMIN."""
+    return open_map(int.from_bytes(read_array(slot_fd, 4), byteorder))
 
 
 def freeze(map_fd: int) -> None:
@@ -230,20 +295,35 @@ def open_map(map_id: int) -> int:
 
 def program_info(program_fd: int) -> tuple[int, str, list[int]]:
     """A program's id, its name, and the ids of its maps."""
+    info, maps = _program_info(program_fd)
+    (number,) = unpack_from("=I", info, _PROGRAM_ID)
+    return number, _text(info, _PROGRAM_NAME), maps
+
+
+def program_tag(program_fd: int) -> bytes:
+    """What tells a program's instructions from others: equal ones have equal tags, whichever maps they name."""
+    return bytes(_program_info(program_fd)[0][_PROGRAM_TAG : _PROGRAM_TAG + 8])
+
+
+def _program_info(program_fd: int) -> tuple[bytearray, list[int]]:
     ids = bytearray(4 * _MAX_IDS)
     info = bytearray(_PROGRAM_INFO_SIZE + _NAME_SIZE)
     pack_into("=IQ", info, _PROGRAM_MAP_COUNT, _MAX_IDS, address_of(ids))
     _call(_OBJ_GET_INFO_BY_FD, bytearray(_INFO.pack(program_fd, len(info), address_of(info))))
-    (number,) = unpack_from("=I", info, _PROGRAM_ID)
     (count,) = unpack_from("=I", info, _PROGRAM_MAP_COUNT)
-    return number, _text(info, _PROGRAM_NAME), list(unpack_from(f"={count}I", ids))
+    return info, list(unpack_from(f"={count}I", ids))
 
 
 def map_info(map_fd: int) -> tuple[str, int]:
     """A map's name, and the size of its values in bytes."""
+    info = _map_info(map_fd)
+    return _text(info, _MAP_NAME), int(unpack_from("=I", info, _MAP_VALUE_SIZE)[0])
+
+
+def _map_info(map_fd: int) -> bytearray:
     info = bytearray(_MAP_INFO_SIZE)
     _call(_OBJ_GET_INFO_BY_FD, bytearray(_INFO.pack(map_fd, len(info), address_of(info))))
-    return _text(info, _MAP_NAME), int(unpack_from("=I", info, _MAP_VALUE_SIZE)[0])
+    return info
 
 
 def _text(info: bytearray, offset: int) -> str:

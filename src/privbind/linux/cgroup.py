@@ -95,7 +95,7 @@ def own() -> Cgroup:
         relative = _below(root, path)
         if relative is None:
             continue
-        found = _open_mounted(point + relative, device, identity)
+        found = open_mounted(point + relative, device, identity)
         if found >= 0:
             depth, exact = _depth(path)
             return Cgroup(path, found, depth, exact)
@@ -200,7 +200,7 @@ def _own_identity() -> int:
     return int(identity) if mask & _PIDFD_INFO_CGROUPID else 0
 
 
-def _open_mounted(path: str, device: int, identity: int) -> int:
+def open_mounted(path: str, device: int, identity: int) -> int:
     """The directory of a cgroup, -1 unless it is on that file system and (where known) is that cgroup."""
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
@@ -215,7 +215,7 @@ def _open_mounted(path: str, device: int, identity: int) -> int:
 
 def _open_identity(point: str, device: int, identity: int) -> int:
     """The directory of a cgroup that no path leads to; -1 where that cannot be done."""
-    mount_fd = _open_mounted(point, device, 0)
+    mount_fd = open_mounted(point, device, 0)
     if mount_fd < 0:
         return -1
     try:

@@ -31,11 +31,22 @@ _WITHOUT_VALUE = {
     "--set-home": "set-home",
     "--version": "version",
 }
+_WITHOUT_USER = {"allow", "verbose", "dry-run"}
+"""What an ordinary user may ask for without -u: to start a command as it is, when it may bind this already."""
+
 _WITH_LIBRARY = "preload"
 """The mechanism that -l implies."""
 
 _VALUE_NAMES = {f"--{name}" for name in _WITH_VALUE.values()}
 _FLAG_NAMES = {f"--{name}" for name in _WITHOUT_VALUE.values()}
+
+
+class NoUserError(UsageError):
+    """Nothing says who the command runs as, and the caller will not do."""
+
+    def __init__(self) -> None:
+        """Always the same."""
+        super().__init__("no user given (-u USER: who the command runs as)")
 
 
 class Options:
@@ -96,13 +107,13 @@ def parse(arguments: list[str]) -> Options:
             command = [word, *words]
     options = Options(values, flags, command)
     if not (options.help or options.version):
-        _check(options, values)
+        _check(options, values, flags)
     return options
 
 
-def _check(options: Options, values: dict[str, list[str]]) -> None:
-    if "user" not in values:
-        raise UsageError("no user given (-u USER: who the command runs as)")
+def _check(options: Options, values: dict[str, list[str]], flags: set[str]) -> None:
+    if "user" not in values and (values.keys() | flags) - _WITHOUT_USER:
+        raise NoUserError
     if options.via not in (AUTO, *MECHANISMS):
         raise UsageError(f"--via: unknown mechanism '{options.via}' ({', '.join((AUTO, *MECHANISMS))})")
     if options.library is not None and options.via != _WITH_LIBRARY:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ..account import look_up, missing_capabilities
+from ..account import look_up, missing_capabilities, own
 from ..errors import UsageError
 from ..grant.grant import Grant
 from ..grant.site import Site
@@ -13,6 +13,7 @@ from . import Command, Request, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ..grant.policy import Policy
     from .options import Options
 
 
@@ -28,15 +29,21 @@ def resolve(options: Options, environment: list[bytes]) -> Request:
         )
     if options.set_home:
         environment = _with_home(environment, account.name, account.home, account.shell)
-    path = next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), None)
     command = Command(
         account=account,
         argv=argv,
-        program=program.find(argv[0], path, account),
+        program=program.find(argv[0], _path(environment), account),
         library=None if options.library is None else _bytes(options.library),
         no_new_privileges=options.no_new_privileges,
     )
     return Request(command, grant, own_site(), tuple(environment), options.via)
+
+
+def own_command(options: Options, environment: list[bytes]) -> tuple[Policy, Command]:
+    """What an ordinary user wants to start as it is, and what it is to bind. Raises PrivbindError or PolicyError."""
+    account = own()
+    argv = tuple(map(_bytes, options.command))
+    return options.policy(_service), Command(account, argv, program.find(argv[0], _path(environment), account))
 
 
 def own_site() -> Site:
@@ -46,6 +53,10 @@ def own_site() -> Site:
     except OSError:  # before Linux 5.14
         netns = 0
     return Site(netns, sockets.port_start())
+
+
+def _path(environment: list[bytes]) -> bytes | None:
+    return next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), None)
 
 
 def _with_home(environment: list[bytes], name: str, home: str, shell: str) -> list[bytes]:

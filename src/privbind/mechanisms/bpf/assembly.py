@@ -15,7 +15,7 @@ _FARTHEST = 32767
 
 # Classes, and within them sizes, modes and operations (linux/bpf.h, linux/bpf_common.h).
 LD, LDX, ST, STX, ALU, JMP, JMP32, ALU64 = range(8)
-W, DW = 0x00, 0x18
+W, B, DW = 0x00, 0x10, 0x18
 IMM, MEM, ATOMIC = 0x00, 0x60, 0xC0
 K, X = 0x00, 0x08
 ADD, AND, LSH, RSH, MOV, TO_BE = 0x00, 0x50, 0x60, 0x70, 0xB0, 0xD8
@@ -26,15 +26,22 @@ TESTS = {"==": 0x10, ">": 0x20, ">=": 0x30, "!=": 0x50, "<": 0xA0, "<=": 0xB0}
 """What a jump may depend on; all comparisons are unsigned."""
 
 WIDE = LD | IMM | DW  # a 64-bit constant, in two instructions
+LOAD_8 = LDX | MEM | B
 LOAD_32 = LDX | MEM | W
 LOAD_64 = LDX | MEM | DW
 STORE_32 = STX | MEM | W
+STORE_64 = STX | MEM | DW
 STORE_CONSTANT_32 = ST | MEM | W
 ATOMIC_ADD_64 = STX | ATOMIC | DW
+MAP = 1  # BPF_PSEUDO_MAP_FD as source of WIDE: a map
 MAP_VALUE = 2  # BPF_PSEUDO_MAP_VALUE as source of WIDE: the address of a byte in a map, 5.2
 
+FUNCTION = 1  # BPF_PSEUDO_CALL as source of a call: one of this program's own functions, 4.16
+
 HELPERS = {
+    "map_lookup_elem": 1,  # 3.19
     "get_current_pid_tgid": 14,  # 4.2
+    "get_current_uid_gid": 15,  # 4.2
     "setsockopt": 49,  # 4.13
     "get_netns_cookie": 122,  # 5.7
     "get_current_ancestor_cgroup_id": 123,  # 5.7
@@ -97,6 +104,11 @@ class Assembly:
         self.lines.append((WIDE, to, 0, value & 0xFFFFFFFF, None, comment))
         self.lines.append((0, 0, 0, value >> 32, None, None))
 
+    def map(self, to: Register, map_name: str, comment: object = None) -> None:
+        """Set a register to a map, for the helpers that take one."""
+        self.lines.append((WIDE, MAP << 4 | to, 0, 0, map_name, comment))
+        self.lines.append((0, 0, 0, 0, None, None))
+
     def map_value(self, to: Register, map_name: str, offset: int = 0, comment: object = None) -> None:
         """Set a register to the address of a byte in the single value of an array."""
         self.lines.append((WIDE, MAP_VALUE << 4 | to, 0, 0, map_name, comment))
@@ -111,11 +123,11 @@ class Assembly:
         self._compute(AND, to, value, comment)
 
     def shift_left(self, to: Register, bits: int, comment: object = None) -> None:
-        """Shift by a number of bits."""
+        """Shift by a number of bits, or by as many as another register says."""
         self._compute(LSH, to, bits, comment)
 
     def shift_right(self, to: Register, bits: int, comment: object = None) -> None:
-        """Shift by a number of bits; zeros come in."""
+        """Shift by a number of bits, or by as many as another register says; zeros come in."""
         self._compute(RSH, to, bits, comment)
 
     def _compute(self, operation: int, to: Register, value: int, comment: object) -> None:
@@ -127,6 +139,10 @@ class Assembly:
     def from_network(self, register: Register, bits: int, comment: object = None) -> None:
         """Turn the low 16, 32 or 64 bits from network order to the machine's; the others become 0."""
         self.lines.append((ALU | TO_BE, register, 0, bits, None, comment))
+
+    def load_8(self, to: Register, base: Register, offset: int, comment: object = None) -> None:
+        """Read a byte of memory."""
+        self.lines.append((LOAD_8, base << 4 | to, offset, 0, None, comment))
 
     def load_32(self, to: Register, base: Register, offset: int, comment: object = None) -> None:
         """Read 32 bits of memory."""
@@ -142,6 +158,10 @@ class Assembly:
             self.lines.append((STORE_32, value << 4 | base, offset, 0, None, comment))
         else:
             self.lines.append((STORE_CONSTANT_32, base, offset, value & 0xFFFFFFFF, None, comment))
+
+    def store_64(self, base: Register, offset: int, value: Register, comment: object = None) -> None:
+        """Write 64 bits of memory."""
+        self.lines.append((STORE_64, value << 4 | base, offset, 0, None, comment))
 
     def atomic_add(self, base: Register, offset: int, value: Register, comment: object = None) -> None:
         """Add a register to 64 bits of memory."""
@@ -175,6 +195,11 @@ class Assembly:
         """Call a helper of the kernel, by its name without ``bpf_``."""
         self.lines.append((JMP | CALL, 0, 0, HELPERS[helper], None, comment))
 
+    def call_function(self, label: str, comment: object = None) -> None:
+        """Call a function of this program, which begins at a label; it takes R1 to R5 and gives R0."""
+        self.wanted.add(label)
+        self.lines.append((JMP | CALL, FUNCTION << 4, 0, 0, label, comment))
+
     def exit(self, comment: object = None) -> None:
         """End the program; its result is in R0."""
         self.lines.append((JMP | EXIT, 0, 0, 0, None, comment))
@@ -194,6 +219,9 @@ class Assembly:
                 pack_into(code, 8 * place, opcode, registers, offset, maps[target])
             else:
                 distance = labels[target] - place - 1
+                if opcode == JMP | CALL:
+                    pack_into(code, 8 * place, opcode, registers, 0, distance & 0xFFFFFFFF)
+                    continue
                 if not -_FARTHEST <= distance <= _FARTHEST:
                     raise OverflowError(f"{self.title}: '{target}' is {distance} instructions away")
                 pack_into(code, 8 * place, opcode, registers, distance, immediate)

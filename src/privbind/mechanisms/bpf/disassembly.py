@@ -43,9 +43,9 @@ def _instruction(line: assembly.Line, following: list[assembly.Line]) -> str:
     kind = opcode & _CLASS
     if opcode == assembly.WIDE:
         upper = following[0][3]
-        if target is None:
-            return f"{to} = {upper << 32 | immediate:#x}"
-        return f"{to} = &{target}" + (f" + {upper}" if upper else "")
+        address = f"&{target}" + (f" + {upper}" if upper else "")
+        constant = f"{upper << 32 | immediate:#x}"
+        return f"{to} = {constant if target is None else target if registers >> 4 == assembly.MAP else address}"
     if kind in (assembly.LDX, assembly.ST, assembly.STX):
         return _access(line)
     if kind in (assembly.JMP, assembly.JMP32):
@@ -60,12 +60,12 @@ def _instruction(line: assembly.Line, following: list[assembly.Line]) -> str:
 def _access(line: assembly.Line) -> str:
     opcode, registers, offset, immediate, _, _ = line
     to, source = f"r{registers & 15}", f"r{registers >> 4}"
-    if opcode in (assembly.LOAD_32, assembly.LOAD_64):
+    if opcode in (assembly.LOAD_8, assembly.LOAD_32, assembly.LOAD_64):
         return f"{to} = {_memory(opcode, source, offset)}"
     memory = _memory(opcode, to, offset)
     if opcode == assembly.ATOMIC_ADD_64:
         return f"{source} = fetch_add({memory}, {source})" if immediate else f"add({memory}, {source})"
-    return f"{memory} = {source if opcode == assembly.STORE_32 else immediate}"
+    return f"{memory} = {immediate if opcode == assembly.STORE_CONSTANT_32 else source}"
 
 
 def _jump(line: assembly.Line) -> str:
@@ -74,7 +74,7 @@ def _jump(line: assembly.Line) -> str:
     if operation == assembly.EXIT:
         return "exit"
     if operation == assembly.CALL:
-        return f"call {_HELPERS[immediate]}"
+        return f"call {target or _HELPERS[immediate]}"
     if operation == assembly.JA:
         return f"goto {target}"
     narrow = opcode & _CLASS == assembly.JMP32
@@ -92,7 +92,7 @@ def _narrow(register: str, narrow: bool) -> str:
 
 
 def _memory(opcode: int, base: str, offset: int) -> str:
-    bits = 64 if opcode & assembly.DW == assembly.DW else 32
+    bits = {assembly.DW: 64, assembly.W: 32, assembly.B: 8}[opcode & assembly.DW]
     return f"u{bits}[{base}{offset:+d}]" if offset else f"u{bits}[{base}]"
 
 

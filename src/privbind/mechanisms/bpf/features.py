@@ -48,7 +48,7 @@ def missing(grant: Grant, failure: OSError) -> UnsupportedError:
     if failure.errno == ENOSYS:
         return UnsupportedError(NAME, "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
     if failure.errno == EPERM:
-        return UnsupportedError(NAME, *_forbidden())
+        return UnsupportedError(NAME, *forbidden())
     helpers = _BIND_HELPERS + (("setsockopt",) if grant.reuse_ports else ())
     steps: list[tuple[str, str, int, tuple[str, ...], int]] = [
         ("the kernel has no cgroup bind hooks", "CONFIG_CGROUP_BPF, Linux 4.17", bpf.INET4_BIND, (), NATIVE),
@@ -89,7 +89,7 @@ def _try(hook: int, helpers: tuple[str, ...], result: int) -> None:
     posix.close(bpf.load("privbind_trial", hook, asm.code({})))
 
 
-def _forbidden() -> tuple[str, str]:
+def forbidden() -> tuple[str, str]:
     """Why bpf(2) is not permitted, and what would change that."""
     held = capabilities.get()[1]
     if not held >> capabilities.CAP_SYS_ADMIN & 1:  # which stands for both

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""privbindctl's commands for standing grants: check, load, unload, allow, disallow, test, import-authbind."""
+
+from __future__ import annotations
+
+import posix
+
+from ..errors import PrivbindError, UsageError
+from ..standing import describe, editing, files, load, text
+from ..standing.names import System
+from ..standing.resolve import resolve
+from .output import print_out, printable, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..account import Account
+    from ..grant.policy import Policy
+    from ..standing.resolve import Resolved
+    from .privbindctl import Call
+
+_PROGRAM = "privbindctl"
+_NO = 1
+_ASKED = "asked"
+
+
+def run(call: Call) -> int:
+    """Do what was asked for; the exit status. Raises PrivbindError, PolicyError."""
+    commands = {
+        "check": _check,
+        "load": _load,
+        "unload": _unload,
+        "allow": _edit,
+        "disallow": _edit,
+        "test": _test,
+        "import-authbind": _import_authbind,
+    }
+    return commands[call.command](call)
+
+
+def _check(call: Call) -> int:
+    resolved = _resolved(call.words)
+    if "diff" not in call.flags:
+        return _print(describe.describe(resolved))
+    with load.Target.open(call.values.get("cgroup")) as target:
+        held = load.in_force(target)
+    old = text.decode(held.text) if held else {}
+    new = text.describe(resolved)
+    names = {key: granted.name for key, granted in (old | new).items()}
+    changes = describe.difference(
+        {key: granted.rules for key, granted in old.items()},
+        {key: granted.rules for key, granted in new.items()},
+        names,
+    )
+    return _print(changes or ["a load would change nothing"])
+
+
+def _load(call: Call) -> int:
+    if "dry-run" in call.flags:
+        lines = describe.describe(_resolved())
+        return _print(lines + (_listing() if "verbose" in call.flags else []))
+    changed = _load_files(call.values.get("cgroup"))
+    return _print([changed])
+
+
+def _load_files(directory: str | None) -> str:
+    """Load what the files grant; what to say about it."""
+    resolved = _resolved()
+    granted = text.describe(resolved)
+    with load.Target.open(directory) as target:
+        changed = load.load(target, resolved.rules(), text.encode(granted))
+    users = sum(key.kind != "gid" for key in granted)
+    groups = len(granted) - users
+    what = f"{_counted(users, 'user')} and {_counted(groups, 'group')} have grants"
+    return f"loaded: {what}" if changed else f"nothing has changed: {what}"
+
+
+def _unload(call: Call) -> int:
+    with load.Target.open(call.values.get("cgroup")) as target:
+        was = load.unload(target)
+    return _print(["unloaded: nobody has a standing grant; what is bound stays bound" if was else "nothing was loaded"])
+
+
+def _edit(call: Call) -> int:
+    group = call.values.get("group")
+    if group is None and not call.words:
+        raise UsageError(f"{call.command}: no user given (privbindctl {call.command} USER RULE... or --group GROUP)")
+    kind, name, rules = (editing.USER, *_first(call.words)) if group is None else (editing.GROUP, group, call.words)
+    act = editing.allow if call.command == "allow" else editing.disallow
+    # A comma separates rules, as it does for --allow.
+    edit = act(editing.Grantee.parse(kind, name), [rule for word in rules for rule in word.split(",")], System())
+    lines = [f"note: {note}" for note in edit.notes]
+    if edit.before == edit.after:
+        return _print(lines)
+    editing.write(edit)
+    try:
+        lines.append(_load_files(call.values.get("cgroup")))
+    except BaseException:
+        editing.write(edit.reversed())
+        raise
+    verb = "written" if edit.after is not None else "removed"
+    below = [f"--cgroup={call.values['cgroup']}"] if "cgroup" in call.values else []
+    return _print([f"{verb}: {edit.path}", *lines, f"to undo: privbindctl {' '.join([*edit.undo, *below])}"])
+
+
+def _test(call: Call) -> int:
+    from _socket import getservbyname
+
+    from ..account import look_up
+    from ..grant.policy import Policy
+
+    if len(call.words) < 2:
+        raise UsageError("test: which user, and what? (privbindctl test USER RULE)")
+    user, *rules = call.words
+    account = look_up(user)
+    policy = Policy.parse(rules, getservbyname)
+    if posix.geteuid() != 0 and account.uid != posix.getuid():
+        raise UsageError(f"test: only root can ask for {user} (sudo privbindctl test {' '.join(call.words)})")
+    refused = ask_as(account, policy)
+    verb = "may not bind" if refused else "may bind"
+    _print([f"{user} {verb} {', '.join(refused) if refused else str(policy)}"])
+    return _NO if refused else 0
+
+
+def ask_as(account: Account, policy: Policy) -> list[str]:
+    """What an account may not bind of a policy, asked by doing in a child that is that account."""
+    from ..account import become
+    from ..inspect.may_bind import refused
+    from ..linux.sockets import port_start
+
+    reader, writer = posix.pipe()
+    child = posix.fork()
+    if child == 0:
+        try:
+            posix.close(reader)
+            if posix.geteuid() == 0:
+                become(account)
+            answer = "\n".join([_ASKED, *refused(policy, port_start())])
+        except (OSError, PrivbindError) as error:
+            answer = str(error)
+        posix.write(writer, answer.encode())
+        posix._exit(0)
+    posix.close(writer)
+    with open(reader, "rb") as file:
+        answer = file.read().decode()
+    posix.waitpid(child, 0)
+    first, *rules = answer.split("\n")
+    if first != _ASKED:
+        raise PrivbindError(f"cannot ask as {account}: {answer or 'the process that asked was killed'}")
+    return rules
+
+
+def _import_authbind(call: Call) -> int:
+    from ..standing import authbind
+
+    del call
+    return _print(authbind.convert(System()))
+
+
+def _resolved(paths: Iterable[str] = ()) -> Resolved:
+    """What the files say, or those of the folder; warnings go to standard error."""
+    chosen = tuple(paths)
+    # Whoever checks a draft of their own is its owner.
+    entries = files.read_files(chosen, posix.geteuid()) if chosen else files.read()
+    resolved = resolve(entries, System())
+    for warning in resolved.warnings:
+        say(f"warning: {warning}", _PROGRAM)
+    return resolved
+
+
+def _listing() -> list[str]:
+    """The programs, which are the same on every host."""
+    from ..mechanisms.bpf.disassembly import lines
+    from ..standing.program import programs
+
+    return [line for assembly in programs().values() for line in lines(assembly)]
+
+
+def _first(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    return words[0], words[1:]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _print(lines: Iterable[str]) -> int:
+    return print_out("".join(f"{printable(line)}\n" for line in lines), _PROGRAM)

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: MIT
+"""Standing grants in the kernel: putting them there, taking them out, and reading what is in force.
+
+The programs are on the root of cgroup v2 (or, for tests and containers' hosts, on another cgroup) and stay there
+whoever ends. The table is in a map behind a slot that both programs read. A load makes a new table and puts it into the
+slot, which is one write: whatever ends it before or after, what is in force is the old set of grants or the new one.
+"""
+
+from __future__ import annotations
+
+import posix
+from errno import E2BIG, EACCES, ENOENT, EPERM
+from fcntl import LOCK_EX, LOCK_NB, flock
+from struct import Struct
+from time import monotonic, sleep, time
+
+from ..errors import PrivbindError, strerror
+from ..linux import bpf, cgroup, sockets
+from ..mechanisms.bpf import features
+from ..values import value
+from . import program, table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from ..grant.policy import Rule
+    from ..linux.cgroup import Cgroup
+    from .resolve import Key
+
+LOCK = "/run/privbind.lock"
+_PATIENCE_S = 30
+_ROOT = 1  # the inode, and so the id, of the root of cgroup v2
+_TABLE = "privbind_table"
+_HEAD = Struct("=QI")  # when it was loaded, in seconds since 1970; the length of the text
+
+
+class Target:
+    """Where standing grants hold: the cgroup that the programs are on, and the network namespace they are for.
+
+    ``netns`` is a cookie, 0 for the first network namespace, which the programs know without being told.
+    """
+
+    def __init__(self, target: Cgroup, netns: int = 0) -> None:
+        """Take over the cgroup."""
+        self.cgroup = target
+        self.netns = netns
+
+    @classmethod
+    def open(cls, directory: str | None) -> Self:
+        """The root of cgroup v2, or a directory of it and this process's network namespace. Raises PrivbindError."""
+        try:
+            found = _root() if directory is None else _other(directory)
+        except cgroup.CgroupError as error:
+            raise PrivbindError(_sentence(error.reason, error.remedy)) from error
+        try:
+            return cls(found, 0 if directory is None else sockets.netns_cookie())
+        except OSError as error:
+            found.close()
+            raise PrivbindError("the kernel has no SO_NETNS_COOKIE (Linux 5.14 has it)") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cgroup.close()
+
+
+@value
+class InForce:
+    """The standing grants that are in force: their text, since when, and how often each holder's were used.
+
+    ``complete`` says that both programs are there; ``holders`` are by their keys in the table.
+    """
+
+    text: bytes
+    since: int
+    holders: dict[bytes, table.Held]
+    complete: bool
+
+
+def load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> bool:
+    """Put these grants in force in the place of any others; whether that changed anything.
+
+    ``text`` says where they come from; equal texts are of equal grants. Raises PrivbindError; then what was in force
+    before is in force.
+    """
+    with _Lock(), _Attached(target) as attached:
+        before = attached.read()
+        if before is not None and before.text == text and attached.is_current:
+            return False
+        counted = {key: held.granted for key, held in before.holders.items()} if before else {}
+        entries = table.build(grants, _HEAD.pack(int(time()), len(text)) + text, counted)
+        try:
+            filled = bpf.create_hash(_TABLE, table.KEY_SIZE, table.VALUE_SIZE, len(entries))
+            try:
+                bpf.update_all(filled, entries)
+                bpf.freeze(filled)
+                attached.complete(filled)
+                bpf.fill_slot(attached.slot, filled)
+            finally:
+                posix.close(filled)
+        except OSError as error:
+            raise _refused(target, "load the grants for", error) from error
+        attached.check()
+        return True
+
+
+def unload(target: Target) -> bool:
+    """Put no standing grants in force, and take the programs off; whether there were any. Raises PrivbindError."""
+    with _Lock(), _Attached(target) as attached:
+        if not attached.programs:
+            return False
+        try:
+            attached.remove()
+        except OSError as error:
+            raise _refused(target, "take the grants off", error) from error
+        return True
+
+
+def in_force(target: Target) -> InForce | None:
+    """What is in force now; None for nothing. Raises PrivbindError."""
+    with _Attached(target) as attached:
+        return attached.read()
+
+
+class _Attached:
+    """The programs of ours that are on a cgroup, and the slot that they read; -1 where there is none."""
+
+    def __init__(self, target: Target) -> None:
+        self.programs: dict[int, int] = {}
+        self.slot = -1
+        self._target = target
+        self._added: list[int] = []
+
+    def __enter__(self) -> Self:
+        try:
+            for hook, name in program.NAMES.items():
+                self._find(hook, name)
+        except OSError as error:
+            self._close()
+            raise _refused(self._target, "see the programs on", error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._undo()
+        self._close()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether both programs are there and are those that this version of privbind would load."""
+        if self.slot < 0 or self.programs.keys() != program.NAMES.keys():
+            return False
+        try:
+            current = self._load()
+        except OSError as error:
+            raise _refused(self._target, "load the programs for", error) from error
+        try:
+            return all(bpf.program_tag(fd) == bpf.program_tag(self.programs[hook]) for hook, fd in current.items())
+        finally:
+            for fd in current.values():
+                posix.close(fd)
+
+    def read(self) -> InForce | None:
+        """What the slot holds; None for nothing."""
+        if self.slot < 0:
+            return None
+        try:
+            held = bpf.open_slot(self.slot)
+            try:
+                entries = bpf.read_all(held, table.KEY_SIZE, table.VALUE_SIZE)
+            finally:
+                posix.close(held)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _refused(self._target, "read the grants of", error) from error
+        text = table.text_of(entries)
+        since, length = _HEAD.unpack_from(text.ljust(_HEAD.size, b"\0"))
+        complete = self.programs.keys() == program.NAMES.keys()
+        return InForce(text[_HEAD.size : _HEAD.size + length], since, table.holders(entries), complete)
+
+    def complete(self, filled: int) -> None:
+        """Put the programs on the cgroup that are missing there or are another version's. Raises OSError.
+
+        A new slot is made for maps like ``filled``. A program of another version, which reads another slot, goes on
+        with what that one holds until it is replaced, in one step.
+        """
+        slot = self.slot
+        if slot < 0:
+            slot = bpf.create_slot(program.SLOT, filled)
+        wanted = self._load(slot)
+        try:
+            if slot != self.slot and self.programs:
+                bpf.fill_slot(slot, filled)
+            for hook, fd in wanted.items():
+                old = self.programs.get(hook)
+                if old is None:
+                    bpf.attach(self._target.cgroup.fd, fd, hook)
+                    self._added.append(hook)
+                elif bpf.program_tag(old) != bpf.program_tag(fd) or slot != self.slot:
+                    bpf.replace(self._target.cgroup.fd, fd, hook, old)
+                else:
+                    continue
+                self.programs[hook], wanted[hook] = fd, old if old is not None else -1
+        finally:
+            for fd in wanted.values():
+                if fd >= 0:
+                    posix.close(fd)
+            if self.slot != slot:
+                if self.slot >= 0:
+                    posix.close(self.slot)
+                self.slot = slot
+
+    def check(self) -> None:
+        """Raise PrivbindError unless the kernel says that both programs are in effect."""
+        for hook, fd in self.programs.items():
+            if bpf.program_info(fd)[0] not in bpf.effective(self._target.cgroup.fd, hook):
+                raise PrivbindError(
+                    "the grants were loaded, but the kernel does not run their program on cgroup "
+                    f"'{self._target.cgroup.path}' (a program on a cgroup above silences it)"
+                )
+
+    def remove(self) -> None:
+        """End all grants in one step, and then take the programs off. Raises OSError."""
+        if self.slot >= 0:
+            try:
+                bpf.clear_slot(self.slot)
+            except FileNotFoundError:
+                pass
+        for hook, fd in self.programs.items():
+            bpf.detach(self._target.cgroup.fd, fd, hook)
+
+    def _find(self, hook: int, name: str) -> None:
+        for number in bpf.query(self._target.cgroup.fd, hook)[1]:
+            try:
+                fd = bpf.open_program(number)
+            except FileNotFoundError:
+                continue  # it was taken off just now
+            _, found, maps = bpf.program_info(fd)
+            if found != name or hook in self.programs:
+                posix.close(fd)
+                continue
+            self.programs[hook] = fd
+            for map_number in maps:
+                slot = bpf.open_map(map_number)
+                if self.slot < 0 and bpf.map_info(slot)[0] == program.SLOT:
+                    self.slot = slot
+                else:
+                    posix.close(slot)
+
+    def _load(self, slot: int = -1) -> dict[int, int]:
+        code = program.programs(self._target.netns)
+        loaded: dict[int, int] = {}
+        try:
+            for hook, assembly in code.items():
+                maps = {program.SLOT: self.slot if slot < 0 else slot}
+                loaded[hook] = bpf.load(program.NAMES[hook], hook, assembly.code(maps))
+        except BaseException:
+            for fd in loaded.values():
+                posix.close(fd)
+            raise
+        return loaded
+
+    def _undo(self) -> None:
+        """Take off what was added."""
+        for hook in self._added:
+            try:
+                bpf.detach(self._target.cgroup.fd, self.programs[hook], hook)
+            except OSError:
+                pass  # the first error is told
+
+    def _close(self) -> None:
+        while self.programs:
+            posix.close(self.programs.popitem()[1])
+        if self.slot >= 0:
+            posix.close(self.slot)
+            self.slot = -1
+
+
+class _Lock:
+    """Keeps other loads out. It is on a file that only root can open, since whoever can open it can lock it."""
+
+    def __enter__(self) -> None:
+        try:
+            flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC | posix.O_NONBLOCK
+            self._fd = posix.open(LOCK, flags, 0o600)
+        except OSError as error:
+            raise PrivbindError(f"cannot open '{LOCK}', which keeps two loads apart: {strerror(error)}") from error
+        try:
+            status = posix.fstat(self._fd)
+            if status.st_uid != posix.geteuid() or status.st_mode & 0o077:
+                raise PrivbindError(f"'{LOCK}' is open to others than root (remove it)")
+            end = monotonic() + _PATIENCE_S
+            while not self._taken():
+                if monotonic() > end:
+                    raise PrivbindError(
+                        f"another load has held '{LOCK}' for {_PATIENCE_S} seconds (fuser {LOCK} tells which process)"
+                    )
+                sleep(0.01)
+        except BaseException:
+            posix.close(self._fd)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        posix.close(self._fd)
+
+    def _taken(self) -> bool:
+        try:
+            flock(self._fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _root() -> Cgroup:
+    """The root of cgroup v2. Raises CgroupError where it cannot be seen."""
+    mounted = cgroup.mounts("cgroup2")
+    if not mounted:
+        raise cgroup.CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+    for device, _, point in mounted:
+        found = cgroup.open_mounted(point, device, _ROOT)
+        if found >= 0:
+            return cgroup.Cgroup("/", found, 0, exact=True)
+    raise cgroup.CgroupError(
+        "the root of cgroup v2 cannot be seen from this cgroup namespace",
+        "load on the host, or name a cgroup with --cgroup",
+    )
+
+
+def _other(directory: str) -> Cgroup:
+    try:
+        fd = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    except OSError as error:
+        raise cgroup.CgroupError(f"cannot open '{directory}': {strerror(error)}") from error
+    if posix.fstat(fd).st_dev not in [device for device, _, _ in cgroup.mounts("cgroup2")]:
+        posix.close(fd)
+        raise cgroup.CgroupError(f"'{directory}' is no cgroup", "name a directory of a cgroup v2 mount")
+    return cgroup.Cgroup(directory, fd, 0, exact=False)
+
+
+def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
+    """What the kernel's error means."""
+    where = f"cgroup '{target.cgroup.path}'"
+    reason, remedy = strerror(error), ""
+    if isinstance(error, bpf.LoadError) and error.verifier:
+        reason = f"the kernel refuses the program: {error.verifier}"
+    elif error.errno == E2BIG:
+        reason, remedy = "64 programs are on it already", "bpftool cgroup show tells which"
+    elif error.errno in (EPERM, EACCES):
+        reason, remedy = features.forbidden()
+        if _forbids(target):
+            reason, remedy = "a program on it forbids any other", "attach that one with BPF_F_ALLOW_MULTI"
+    elif error.errno == ENOENT:
+        reason = "it has been removed"
+    return PrivbindError(_sentence(f"cannot {what} {where}: {reason}", remedy))
+
+
+def _forbids(target: Target) -> bool:
+    """Whether a program is on the cgroup that was attached so that no other can be."""
+    try:
+        states = [bpf.query(target.cgroup.fd, hook) for hook in program.NAMES]
+    except OSError:
+        return False
+    return any(programs and not flags & bpf.ALLOW_MULTI for flags, programs in states)
+
+
+def _sentence(reason: str, remedy: str) -> str:
+    return f"{reason} ({remedy})" if remedy else reason

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""Who has which number on this host: users, groups and their members, subordinate uids."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+
+from ..errors import PrivbindError, strerror
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    Members = tuple[tuple[str, int | None], ...]
+    """Login names with their uids; None where nobody knows the name."""
+
+    class Names(Protocol):
+        """What is looked up; the host's own is `System`."""
+
+        def user(self, name: str) -> int | None:
+            """A user's uid; None where nobody knows the name."""
+
+        def user_name(self, uid: int) -> str | None:
+            """The user who has a uid; None where nobody has it."""
+
+        def group(self, name: str) -> int | None:
+            """A group's gid; None where nobody knows the name."""
+
+        def group_name(self, gid: int) -> str | None:
+            """The group that has a gid; None where none has it."""
+
+        def members(self, gid: int) -> Members:
+            """A group's members: those whose primary group it is, and those that it lists."""
+
+        def subids(self, name: str | None, uid: int) -> list[tuple[int, int]]:
+            """A user's ranges of subordinate uids, as (first, count)."""
+
+
+SUBUID = "/etc/subuid"
+
+
+class System:
+    """Looks everything up on this host, and remembers it: each thing is asked for once in the life of this object."""
+
+    def __init__(self, subuid: str = SUBUID) -> None:
+        """``subuid`` is the file of subordinate uids."""
+        self._subuid_file = subuid
+        self._uids: dict[str, int | None] = {}
+        self._user_names: dict[int, str | None] = {}
+        self._gids: dict[str, int | None] = {}
+        self._group_names: dict[int, str | None] = {}
+        self._by_primary_group: dict[int, list[tuple[str, int]]] | None = None
+        self._members: dict[int, Members] = {}
+        self._subids: dict[str, list[tuple[int, int]]] | None = None
+
+    def user(self, name: str) -> int | None:
+        """As in `Names`."""
+        if name not in self._uids:
+            try:
+                self._uids[name] = pwd.getpwnam(name).pw_uid
+            except (KeyError, ValueError):  # ValueError: a NUL in the name
+                self._uids[name] = None
+        return self._uids[name]
+
+    def user_name(self, uid: int) -> str | None:
+        """As in `Names`."""
+        if uid not in self._user_names:
+            try:
+                self._user_names[uid] = pwd.getpwuid(uid).pw_name
+            except KeyError:
+                self._user_names[uid] = None
+        return self._user_names[uid]
+
+    def group(self, name: str) -> int | None:
+        """As in `Names`."""
+        if name not in self._gids:
+            try:
+                self._gids[name] = grp.getgrnam(name).gr_gid
+            except (KeyError, ValueError):
+                self._gids[name] = None
+        return self._gids[name]
+
+    def group_name(self, gid: int) -> str | None:
+        """As in `Names`."""
+        if gid not in self._group_names:
+            try:
+                self._group_names[gid] = grp.getgrgid(gid).gr_name
+            except KeyError:
+                self._group_names[gid] = None
+        return self._group_names[gid]
+
+    def members(self, gid: int) -> Members:
+        """As in `Names`. Primary groups are known of the users only that the host lists (getpwent(3))."""
+        if gid not in self._members:
+            found: dict[str, int | None] = dict(self._primary_members().get(gid, ()))
+            try:
+                listed = grp.getgrgid(gid).gr_mem
+            except KeyError:
+                listed = []
+            for name in listed:
+                found.setdefault(name, self.user(name))
+            self._members[gid] = tuple(sorted(found.items()))
+        return self._members[gid]
+
+    def _primary_members(self) -> dict[int, list[tuple[str, int]]]:
+        if self._by_primary_group is None:
+            self._by_primary_group = {}
+            for user in pwd.getpwall():
+                # As getpwnam(3) has it, the first of several entries of one name counts.
+                if self._uids.setdefault(user.pw_name, user.pw_uid) == user.pw_uid:
+                    self._by_primary_group.setdefault(user.pw_gid, []).append((user.pw_name, user.pw_uid))
+        return self._by_primary_group
+
+    def subids(self, name: str | None, uid: int) -> list[tuple[int, int]]:
+        """As in `Names`: lines LOGIN:FIRST:COUNT of subuid(5), LOGIN being a name or a uid. Raises PrivbindError."""
+        if self._subids is None:
+            self._subids = _read_subuid(self._subuid_file)
+        return [found for login in dict.fromkeys((name, str(uid))) if login for found in self._subids.get(login, ())]
+
+
+def _read_subuid(path: str) -> dict[str, list[tuple[int, int]]]:
+    """All ranges, by what stands before the first colon. Lines that newuidmap(1) makes nothing of are left out."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                login, *numbers = line.strip().split(":")
+                if len(numbers) == 2 and all(text.isascii() and text.isdigit() for text in numbers):
+                    first, count = map(int, numbers)
+                    if count:
+                        found.setdefault(login, []).append((first, count))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise PrivbindError(f"cannot read {path}: {strerror(error)}") from error
+    return found

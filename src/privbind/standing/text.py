@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""What the kernel's table keeps for people: each holder's name, and which entry of which file grants what. Pure."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+from ..values import value
+from .resolve import Key
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .resolve import Resolved
+
+_MAX_SIZE = 1 << 26  # bytes, unpacked: far more than a table that fits takes
+
+
+@value
+class Granted:
+    """What one holder was granted: its name ("" for none), and for each entry the rules in text and its place."""
+
+    name: str
+    entries: tuple[tuple[tuple[str, ...], str], ...]
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """All rules, each once."""
+        return tuple(dict.fromkeys(rule for rules, _ in self.entries for rule in rules))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The places of all entries."""
+        return tuple(dict.fromkeys(source for _, source in self.entries))
+
+
+def describe(resolved: Resolved) -> dict[Key, Granted]:
+    """What the files grant, as far as users and groups go."""
+    return {
+        key: Granted(
+            resolved.names[key],
+            tuple((tuple(map(str, permission.policy.rules or ())), permission.source) for permission in permissions),
+        )
+        for key, permissions in resolved.holders.items()
+    }
+
+
+def encode(granted: dict[Key, Granted]) -> bytes:
+    """The text for the table; equal grants from equal places have equal texts."""
+    rows = [[key.kind, key.first, key.count, found.name, found.entries] for key, found in granted.items()]
+    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode())
+
+
+def decode(text: bytes) -> dict[Key, Granted]:
+    """The inverse of `encode`. Raises ValueError for what is no such text."""
+    try:
+        rows = json.loads(zlib.decompressobj().decompress(text, _MAX_SIZE))
+        return {
+            Key(kind, first, count): Granted(name, tuple((tuple(rules), source) for rules, source in entries))
+            for kind, first, count, name, entries in rows
+        }
+    except (zlib.error, TypeError) as error:
+        raise ValueError(f"not a text of standing grants: {error}") from None
