@@ -6,11 +6,13 @@ from __future__ import annotations
 import posix
 from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]  # signal would import enum
 from errno import ENOENT, ENOEXEC
+from time import time
 
 from . import account, mechanisms
 from .errors import NoMechanismError, NotExecutableError, NotFoundError, UnsupportedError, strerror
 from .grant.holder import Holder
 from .linux import prctl, process
+from .mechanisms import Prepared
 from .request import AUTO, MECHANISMS
 from .request.program import SHELL, exists
 from .values import value
@@ -29,38 +31,48 @@ _CHANGED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 """What the interpreter ignores from its start (Python/pylifecycle.c); its SIGINT handler ends with exec."""
 
 
-_WIDER = "ambient is all that fits: the command holds CAP_NET_BIND_SERVICE itself (-v tells why)"
-
-
 @value
 class Choice:
-    """The mechanism chosen (None: none is needed) and why each other one was passed over."""
+    """The mechanism chosen (None: none is needed), made ready unless for a dry run; why others were passed over."""
 
     name: str
     mechanism: Mechanism | None
+    prepared: Prepared
     passed_over: tuple[UnsupportedError, ...] = ()
 
 
-def choose(request: Request, refused: tuple[UnsupportedError, ...] = ()) -> Choice:
-    """The first mechanism that this host offers and that honours the request exactly; or the one asked for.
+def plan(request: Request) -> Choice:
+    """The mechanism that a launch would take, as far as can be told without making one ready. Raises as `prepare`."""
 
-    ``refused`` are refusals known already, whose mechanisms are not asked again. Raises UnsupportedError when the one
-    asked for does not fit, NoMechanismError when none does.
+    def probe(mechanism: Mechanism) -> Prepared:
+        mechanism.probe(request.grant, request.site, request.command)
+        return Prepared()
+
+    return _choose(request, probe)
+
+
+def prepare(request: Request) -> Choice:
+    """Make ready the first mechanism that this host offers and that honours the request exactly, or the one asked for.
+
+    Raises UnsupportedError when the one asked for does not fit, NoMechanismError when none does.
     """
+    command = request.command
+    account = command.account
+    user = account.name or str(account.uid)
+    holder = Holder(user, account.uid, account.gid, command.argv, posix.getpid(), int(time()))
+    return _choose(request, lambda mechanism: mechanism.prepare(request.grant, holder, request.site, command))
+
+
+def _choose(request: Request, attempt: Callable[[Mechanism], Prepared]) -> Choice:
     if not needs_mechanism(request):
-        return Choice("none", None)
-    passed_over = [*refused]
-    known = {refusal.mechanism for refusal in refused}
+        return Choice("none", None, Prepared())
+    passed_over: list[UnsupportedError] = []
     for name in MECHANISMS if request.via == AUTO else (request.via,):
-        if name in known:
-            continue
+        mechanism = mechanisms.load(name)
         try:
-            mechanism = mechanisms.load(name)
-            mechanism.probe(request.grant, request.site, request.command)
+            return Choice(name, mechanism, attempt(mechanism), tuple(passed_over))
         except UnsupportedError as error:
             passed_over.append(error)
-        else:
-            return Choice(name, mechanism, tuple(passed_over))
     if request.via != AUTO:
         raise passed_over[0]
     raise NoMechanismError(passed_over)
@@ -76,8 +88,8 @@ def needs_mechanism(request: Request) -> bool:
 def warnings(request: Request, choice: Choice) -> list[str]:
     """What the user should know unasked: what every program may do anyway here, and a grant wider than others."""
     found = []
-    if _is_wider(request, choice):
-        found.append(_WIDER)
+    if request.via == AUTO and choice.name == "ambient":
+        found.append("ambient is all that fits: the command holds CAP_NET_BIND_SERVICE itself (-v tells why)")
     start = request.site.port_start
     rules = request.grant.policy.rules or ()
     open_rules = [str(rule) for rule in rules if rule.ports.high >= start and str(rule.ports) != "any"]
@@ -93,21 +105,13 @@ def warnings(request: Request, choice: Choice) -> list[str]:
     return found
 
 
-def _is_wider(request: Request, choice: Choice) -> bool:
-    """Whether the choice grants more than others would, and nobody asked for it by name."""
-    return request.via == AUTO and choice.name == "ambient"
+def start(request: Request, choice: Choice, ignored_signals: int, tell: Tell) -> None:
+    """Become the command, by what was prepared. Returns only by raising PrivbindError.
 
-
-def launch(request: Request, planned: Choice, ignored_signals: int, tell: Tell, warn: Tell) -> None:
-    """Become the command. Returns only by raising PrivbindError.
-
-    ``ignored_signals`` is the mask (bit 0: signal 1) of what was ignored before Python started. ``warn`` takes what the
-    user should know although the plan said otherwise.
+    ``ignored_signals`` is the mask (bit 0: signal 1) of what was ignored before Python started.
     """
-    choice, prepared = _prepare(request, planned, tell)
+    prepared = choice.prepared
     try:
-        if _is_wider(request, choice) and choice is not planned:
-            warn(_WIDER)
         for note in prepared.notes:
             tell(f"{choice.name}: {note}")
         tell(f"run: {request.command.program.path.decode('utf-8', 'backslashreplace')} as {request.command.account}")
@@ -121,30 +125,6 @@ def launch(request: Request, planned: Choice, ignored_signals: int, tell: Tell, 
     except BaseException:
         prepared.cancel()
         raise
-
-
-def _prepare(request: Request, choice: Choice, tell: Tell) -> tuple[Choice, mechanisms.Prepared]:
-    """Prepare the choice; under auto, the next one where only preparing shows that it does not fit."""
-    while choice.mechanism:
-        try:
-            return choice, choice.mechanism.prepare(
-                request.grant, _holder(request.command), request.site, request.command
-            )
-        except UnsupportedError as error:
-            if request.via != AUTO:
-                raise
-            choice = choose(request, (*choice.passed_over, error))
-            tell(f"passed over: {error}")
-            tell(f"mechanism: {choice.name} (the next that fits)")
-    return choice, mechanisms.Prepared()
-
-
-def _holder(command: Command) -> Holder:
-    """This process, which is about to be the command."""
-    from time import time
-
-    account = command.account
-    return Holder(account.name or str(account.uid), account.uid, account.gid, command.argv, posix.getpid(), int(time()))
 
 
 def execute(command: Command, environment: list[bytes], ignored_signals: int) -> None:

@@ -20,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "src"))
 
 from privbind import account
 from privbind.account import Account
+from privbind.errors import UnsupportedError
 from privbind.grant.grant import Grant
 from privbind.grant.holder import Holder
 from privbind.grant.policy import Policy
 from privbind.helper import backup
 from privbind.helper.process import Job, Starting
 from privbind.helper.supervisor import await_listener, settle
-from privbind.linux import binds, call, landlock, notify, seccomp, sockets
+from privbind.linux import binds, call, landlock, notify, seccomp, sockets, target
 from privbind.linux.process import WAIT_ALL
 from privbind.linux.target import Memory
 from privbind.mechanisms import seccomp as mechanism
@@ -58,9 +59,11 @@ EXTRA = {
 
 
 def prepared(*, opens_threads: bool | None = None) -> mechanism._Seccomp:
-    """The mechanism, ready for a command as nobody that may bind everything."""
+    """The mechanism, ready for a command as nobody that may bind everything; ``opens_threads``: what the kernel can."""
+    if opens_threads is not None:
+        target.opens_threads = lambda: opens_threads
     holder = Holder("nobody", NOBODY.uid, NOBODY.gid, COMMAND.argv, os.getpid(), 0)
-    return mechanism._Seccomp(Grant(Policy(None)), holder, own_site(), COMMAND, opens_threads=opens_threads)
+    return mechanism._Seccomp(Grant(Policy(None)), holder, own_site(), COMMAND)
 
 
 def raw(name: str, *args: int | bytes) -> None:
@@ -159,6 +162,16 @@ def sandbox(who: str) -> None:
         attempts["make a file"] = lambda: os.open("/tmp/x", os.O_WRONLY | os.O_CREAT)
     for name, attempt in attempts.items():
         print(f"{name}: {ended_by(who, attempt)}")
+
+
+def refused_without_threads() -> None:
+    """Why the mechanism is refused here, on a kernel whose pidfd_open knows no threads; "fits" if it is not."""
+    target.opens_threads = lambda: False
+    try:
+        mechanism.probe(Grant(Policy(None)), own_site(), COMMAND)
+        print("fits")
+    except UnsupportedError as error:
+        print(error)
 
 
 def without_threads(*argv: str) -> None:
@@ -271,6 +284,7 @@ if __name__ == "__main__":
     assert binds.calls()
     parts: dict[str, Callable[..., None]] = {
         "sandbox": sandbox,
+        "refused-without-threads": refused_without_threads,
         "without-threads": without_threads,
         "repeating": repeating,
         "dying": dying,

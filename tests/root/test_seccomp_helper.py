@@ -206,6 +206,24 @@ class TestWithoutThreadPidfds:
         process = host.popen(command, stdin=-1, stdout=-1, stderr=-1)
         return process, *both_of(process)
 
+    @pytest.mark.parametrize(
+        ("proc", "answer"),
+        [
+            ("true", "fits"),
+            ("mount -t proc -o hidepid=1 proc /proc", "hidepid"),
+            ("mount -t proc -o hidepid=2 proc /proc", "hidepid"),
+            ("mount -t tmpfs none /proc", "hidepid"),
+        ],
+    )
+    def test_refused_where_no_thread_can_be_looked_up(self, host: Host, proc: str, answer: str) -> None:
+        """The backup is tried as it will be: without privileges, under ids that nothing else has."""
+        prefix = ["unshare", "--mount", "sh", "-ec", f'{proc}; exec "$@"', "sh"]
+        found = host.run([*prefix, PYTHON, "-I", DRIVER, "refused-without-threads"]).ok()
+        assert (found.out == "fits\n") is (answer == "fits")
+        if answer != "fits":
+            assert found.out.startswith("seccomp: cannot start privbind-backup: before Linux 6.9 threads are looked up")
+            assert answer in found.out
+
     def test_threads_and_processes(self, host: Host, programs: Path) -> None:
         """Each bind is granted all the same, and the helper opens no file for it."""
         for program in ("threads", "procs"):

@@ -20,72 +20,98 @@ class Stop(PrivbindError):
 
 
 class Entered(mechanisms.Prepared):
+    """One that ends the launch when it is entered, and says whether it was undone."""
+
+    notes = ("made ready",)
+
+    def __init__(self) -> None:
+        self.undone = False
+
     def enter(self) -> None:
         raise Stop("entered")
 
+    def cancel(self) -> None:
+        self.undone = True
+
 
 class Fake:
-    """A mechanism that fits by probing, or not, and by preparing, or not."""
+    """A mechanism that fits or does not, as probing and preparing find out alike."""
 
-    def __init__(self, name: str, probes: bool, prepares: bool) -> None:
-        self.name, self.probes, self.prepares = name, probes, prepares
+    def __init__(self, name: str, fits: bool) -> None:
+        self.name, self.fits = name, fits
+        self.prepared = Entered()
+        self.asked: list[str] = []
 
     def probe(self, _grant: Grant, _site: Site, _command: Command) -> None:
-        if not self.probes:
-            raise UnsupportedError(self.name, "seen by probing")
+        self.asked.append("probe")
+        if not self.fits:
+            raise UnsupportedError(self.name, "not here")
 
     def prepare(self, _grant: Grant, _holder: Holder, _site: Site, _command: Command) -> mechanisms.Prepared:
-        if not self.prepares:
-            raise UnsupportedError(self.name, "seen by preparing")
-        return Entered()
+        self.asked.append("prepare")
+        if not self.fits:
+            raise UnsupportedError(self.name, "not here")
+        return self.prepared
 
 
-def request(via: str = "auto") -> Request:
+def request(via: str = "auto", rules: str = "") -> Request:
     command = Command(Account(1, 1, ()), (b"true",), Program(b"/bin/true", b"/bin/true", None))
-    return Request(command, Grant(Policy(None)), Site(1, 1024), via=via)
+    policy = Policy.parse([rules]) if rules else Policy(None)
+    return Request(command, Grant(policy), Site(1, 1024), via=via)
 
 
-def fakes(monkeypatch: pytest.MonkeyPatch, **fits: tuple[bool, bool]) -> None:
-    known = {name: Fake(name, *fits.get(name, (False, False))) for name in MECHANISMS}
+def fakes(monkeypatch: pytest.MonkeyPatch, *fitting: str) -> dict[str, Fake]:
+    known = {name: Fake(name, name in fitting) for name in MECHANISMS}
     monkeypatch.setattr(mechanisms, "load", known.__getitem__)
+    return known
 
 
-def run(wanted: Request) -> tuple[list[str], list[str], type[PrivbindError]]:
-    """What is told, what is warned of, and how the launch ends."""
+def test_the_first_that_can_be_made_ready_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not asked before that: to make it ready is to find out."""
+    known = fakes(monkeypatch, "preload", "ambient")
+    choice = launch.prepare(request())
+    assert (choice.name, choice.prepared) == ("preload", known["preload"].prepared)
+    assert [str(refusal) for refusal in choice.passed_over] == ["bpf: not here", "seccomp: not here"]
+    assert [known[name].asked for name in MECHANISMS] == [["prepare"], ["prepare"], ["prepare"], []]
+
+
+def test_a_dry_run_makes_nothing_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = fakes(monkeypatch, "preload")
+    assert launch.plan(request()).name == "preload"
+    assert [known[name].asked for name in MECHANISMS] == [["probe"], ["probe"], ["probe"], []]
+
+
+def test_a_launch_that_fails_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = fakes(monkeypatch, "bpf")
     told: list[str] = []
-    warned: list[str] = []
-    choice = launch.choose(wanted)
-    with pytest.raises(PrivbindError) as caught:
-        launch.launch(wanted, choice, 0, told.append, warned.append)
-    return told, warned, caught.type
+    with pytest.raises(Stop):
+        launch.start(request(), launch.prepare(request()), 0, told.append)
+    assert told[0] == "bpf: made ready"
+    assert known["bpf"].prepared.undone
 
 
-def test_auto_goes_on_when_preparing_shows_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes(monkeypatch, bpf=(True, False), preload=(True, True))
-    told, warned, end = run(request())
-    assert told[:2] == ["passed over: bpf: seen by preparing", "mechanism: preload (the next that fits)"]
-    assert (warned, end) == ([], Stop)
-
-
-def test_ambient_taken_late_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes(monkeypatch, bpf=(True, False), ambient=(True, True))
-    _, warned, end = run(request())
-    assert ["ambient is all that fits" in line for line in warned] == [True]
-    assert end is Stop
-
-
-def test_ambient_that_was_planned_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes(monkeypatch, ambient=(True, True))
-    wanted = request()
-    assert len(launch.warnings(wanted, launch.choose(wanted))) == 1
-    assert run(wanted)[1:] == ([], Stop)
+def test_ambient_that_auto_takes_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes(monkeypatch, "ambient")
+    for wanted, count in ((request(), 1), (request("ambient"), 0)):
+        found = launch.warnings(wanted, launch.prepare(wanted))
+        assert ["ambient is all that fits" in line for line in found] == [True] * count
 
 
 def test_one_asked_for_by_name_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes(monkeypatch, bpf=(True, False), preload=(True, True))
-    assert run(request("bpf"))[2] is UnsupportedError
+    known = fakes(monkeypatch, "preload")
+    with pytest.raises(UnsupportedError, match=r"^bpf: not here$"):
+        launch.prepare(request("bpf"))
+    assert known["preload"].asked == []
 
 
 def test_none_left_lists_all_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes(monkeypatch, bpf=(True, False))
-    assert run(request())[2] is NoMechanismError
+    fakes(monkeypatch)
+    with pytest.raises(NoMechanismError) as caught:
+        launch.prepare(request())
+    assert [refusal.mechanism for refusal in caught.value.refusals] == list(MECHANISMS)
+
+
+def test_none_is_needed_where_nothing_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = fakes(monkeypatch, *MECHANISMS)
+    assert launch.prepare(request(rules="8080")).name == "none"
+    assert not any(fake.asked for fake in known.values())

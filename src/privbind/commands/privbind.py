@@ -68,13 +68,13 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
 
 def _launch(options: Options, request: Request, ignored_signals: int) -> None:
     """Become the command; return only from a dry run. Raises PrivbindError."""
-    choice = launch.choose(request)
+    choice = launch.plan(request) if options.dry_run else launch.prepare(request)
     for line in launch.warnings(request, choice):
         _warn(line)
     if options.verbose or options.dry_run:
         _tell_plan(request, choice)
     if not options.dry_run:
-        launch.launch(request, choice, ignored_signals, say if options.verbose else _ignore, _warn)
+        launch.start(request, choice, ignored_signals, say if options.verbose else _ignore)
     elif options.verbose and choice.mechanism:
         for line in choice.mechanism.describe(request.grant, request.site, request.command):
             say(line)

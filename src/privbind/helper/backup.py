@@ -16,6 +16,7 @@ from _struct import Struct
 from errno import ESRCH, ETIMEDOUT
 from select import POLLIN, poll
 
+from ..errors import PrivbindError
 from ..linux import landlock, sockets
 from ..linux.notify import IOCTLS, Listener
 from .supervisor import await_listener, settle
@@ -93,9 +94,19 @@ def _leader_of(tid: int) -> int:
     return int(text.partition(_LEADER)[2].split(None, 1)[0])
 
 
-def confine_to_proc() -> None:
-    """Leave this process no file but those below /proc, where the kernel has Landlock."""
+def confine_to_proc(known: int) -> None:
+    """Leave this process no file but those below /proc, where the kernel has Landlock.
+
+    Raises PrivbindError where it cannot look up threads afterwards, as it cannot look up this process.
+    """
     landlock.only_read_below(_PROC)
+    try:
+        _leader_of(known)
+    except (OSError, ValueError, IndexError) as error:
+        raise PrivbindError(
+            "before Linux 6.9 threads are looked up in /proc, and it cannot see other users' processes there "
+            "(mount /proc, without hidepid)"
+        ) from error
 
 
 def ask_leader(backup: socket) -> Callable[[int], int]:

@@ -15,26 +15,23 @@ from ..linux import capabilities, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..account import Account
 
 _RANGES = (range(65533, 65519, -1), range(61183, 60577, -1))
 """The numbers that no system gives to people or services (systemd's UIDS-GIDS.md). Not 65534, which is nobody's."""
 
 
-def take(account: Account, keep: tuple[int, ...], passed: int = 0) -> None:
+def take(account: Account, keep: tuple[int, ...]) -> None:
     """Become a uid and the gid of the same number, with no groups.
 
     Needs CAP_SETUID, CAP_SETGID, and "keep capabilities" set. ``keep`` are the capabilities that are permitted and
-    effective afterwards, no others. So many candidates are passed over first: two helpers of one launch that start
-    together then look at different ones. Raises PrivbindError when no number is free.
+    effective afterwards, no others. Raises PrivbindError when no number is free.
     """
     posix.setgroups(())
     trying = capabilities.mask(capabilities.CAP_SETUID, capabilities.CAP_SETGID, *keep)
     forbidden = {account.uid, account.gid, *account.groups}
     checks = process.can_tell_alone()
-    for number in _candidates(passed):
+    for number in _candidates():
         if number in forbidden or process.user_has_processes(number) or not _become(number):
             continue
         capabilities.put(trying, trying, 0)
@@ -48,9 +45,15 @@ def take(account: Account, keep: tuple[int, ...], passed: int = 0) -> None:
     )
 
 
-def _candidates(passed: int) -> Iterator[int]:
+def _candidates() -> list[int]:
+    """All numbers, beginning at a place that differs from helper to helper.
+
+    So they seldom look at the same ones at the same moment, and beside hundreds of helpers few numbers are tried: to
+    tell of one that is used, the kernel looks at all processes.
+    """
     numbers = [number for numbers in _RANGES for number in numbers]
-    return iter(numbers[passed:] + numbers[:passed])
+    first = posix.getpid() % len(numbers)
+    return numbers[first:] + numbers[:first]
 
 
 def _become(number: int) -> bool:

@@ -69,8 +69,7 @@ class Job:
 
     ``descriptors`` are those that it needs, ``capabilities`` those that it holds; ``account`` is the command's, whose
     ids it must not have. ``name`` is what ps(1) shows of it. ``system_calls`` and ``ioctls`` are what it needs besides
-    what every helper does; ``confine`` is called before these are all that it has left. So many candidates are
-    ``passed`` over in the search for its ids (`identity.take`).
+    what every helper does; ``confine`` is called before these are all that it has left.
     """
 
     serve: Callable[[], None]
@@ -84,7 +83,6 @@ class Job:
     system_calls: tuple[str, ...] = ()
     ioctls: tuple[int, ...] = ()
     confine: Callable[[], object] | None = None
-    passed: int = 0
 
 
 class Starting:
@@ -216,7 +214,7 @@ def _strip(job: Job, keep: tuple[int, ...]) -> None:
     else:
         prctl.set_keep_capabilities(True)
     prctl.clear_ambient()
-    identity.take(job.account, job.capabilities, job.passed)
+    identity.take(job.account, job.capabilities)
     if capabilities.CAP_NET_BIND_SERVICE in job.capabilities and not _may_bind(job.site.port_start - 1):
         raise PrivbindError(
             "it may not bind reserved ports in this network namespace, which another user namespace owns"

@@ -2,8 +2,9 @@
 """How the kernel is made to honour a grant: one module a mechanism, each with the same functions.
 
 ``probe`` raises UnsupportedError when this host does not offer the mechanism or when it could not honour the grant
-exactly for this command; it finds out by doing and changes nothing that is seen outside. ``prepare`` returns a
-`Prepared`; it may fail freely, and then it leaves the host as it was. ``describe`` shows what it would do.
+exactly for this command; it finds out by doing and changes nothing that is seen outside. ``prepare`` finds out as
+much and returns a `Prepared`; it may fail freely, and then it leaves the host as it was. ``describe`` shows what it
+would do.
 ``CAPABILITIES`` are those that it needs of the launching process.
 """
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
             """What ``--dry-run -v`` shows of how the grant would be honoured, a line each."""
 
         def prepare(self, grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
-            """Make ready, as root; raise PrivbindError and leave nothing behind when that fails."""
+            """Make ready, as root; raise what `probe` raises, or PrivbindError, and leave nothing behind then."""
 
 
 class Prepared:

@@ -56,7 +56,8 @@ def describe(grant: Grant, site: Site, command: Command) -> list[str]:
 
 def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
     """Nothing has to be made ready."""
-    del grant, holder, site, command
+    del holder
+    probe(grant, site, command)
     return _Ambient()
 
 

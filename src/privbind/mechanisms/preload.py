@@ -137,6 +137,7 @@ def describe(grant: Grant, site: Site, command: Command) -> list[str]:
 
 def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
     """Start the helper. Raises PrivbindError and leaves nothing behind."""
+    probe(grant, site, command)
     return _Preload(grant, holder, site, command)
 
 

@@ -19,6 +19,7 @@ from ..helper.process import Job, Starting
 from ..linux import notify, prctl, process, seccomp, sockets, target
 from ..linux.call import UnknownMachineError, address_of
 from ..linux.capabilities import CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE
+from ..values import replaced
 from . import Prepared, needs
 
 TYPE_CHECKING = False
@@ -40,7 +41,10 @@ _REASONS = {
     ),
     EACCES: ("CAP_SYS_ADMIN is missing", "add that capability, or give --no-new-privs"),
     EPERM: ("seccomp(2) is not permitted here", "the container's own seccomp profile may forbid it"),
-    EINVAL: ("the kernel has no seccomp user notification", "Linux 5.9 has it, with CONFIG_SECCOMP_FILTER"),
+    EINVAL: (
+        "the kernel has no seccomp user notification",
+        "Linux 5.14 has all that is needed, with CONFIG_SECCOMP_FILTER",
+    ),
     ENOSYS: ("the kernel has no seccomp filters", "CONFIG_SECCOMP_FILTER builds them in"),
 }
 
@@ -56,6 +60,11 @@ def probe(grant: Grant, site: Site, command: Command) -> None:
     except UnknownMachineError as error:
         raise UnsupportedError(NAME, strerror(error)) from error
     _try_out(code, command)
+    if not target.opens_threads():
+        try:
+            Starting(_backup(site, command, asked=True)).wait()
+        except PrivbindError as error:
+            raise UnsupportedError(NAME, str(error)) from error
 
 
 def _try_out(code: list[bytes], command: Command) -> None:
@@ -124,48 +133,38 @@ def describe(grant: Grant, site: Site, command: Command) -> list[str]:
 
 def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
     """Start the helper and its backup. Raises PrivbindError and leaves nothing behind."""
+    probe(grant, site, command)
     return _Seccomp(grant, holder, site, command)
 
 
 class _Seccomp(Prepared):
-    def __init__(
-        self, grant: Grant, holder: Holder, site: Site, command: Command, *, opens_threads: bool | None = None
-    ) -> None:
-        """``opens_threads`` is what the kernel can, for those who want to have it otherwise."""
+    def __init__(self, grant: Grant, holder: Holder, site: Site, command: Command) -> None:
         self._no_new_privileges = command.no_new_privileges
         self._code = seccomp.notify_binds()
-        asks = not (target.opens_threads() if opens_threads is None else opens_threads)
         ledger = Ledger(record.encode(record.describe(grant, holder, site, NAME)))
         self._delivery, delivery = sockets.pair()
-        page = notify.new_page()
         alive, lifeline = sockets.pair()
-        ask, answer = sockets.pair()
-        watch = supervisor.Supervisor(
-            Executor(grant, site, ledger.counters), delivery, page, backup.ask_leader(ask) if asks else None
-        )
+        # Where the kernel opens no threads, the helper asks its backup for the process that one is in.
+        questions = () if target.opens_threads() else sockets.pair()
+        ends = (delivery, alive, lifeline, *questions)
+        page = notify.new_page()
+        ask = backup.ask_leader(questions[0]) if questions else None
+        watch = supervisor.Supervisor(Executor(grant, site, ledger.counters), delivery, page, ask)
         helper = Job(
             watch.serve,
             watch.refuse,
-            (delivery.fileno(), alive.fileno(), *((ask.fileno(),) if asks else ()), *ledger.descriptors),
+            (*(end.fileno() for end in (delivery, alive, *questions[:1])), *ledger.descriptors),
             command.account,
             site,
             CAPABILITIES,
             outlasts_limit=True,
-            system_calls=supervisor.SYSTEM_CALLS + (() if asks else supervisor.SETTLING_CALLS),
+            system_calls=supervisor.SYSTEM_CALLS + (() if questions else supervisor.SETTLING_CALLS),
             ioctls=supervisor.IOCTLS,
         )
-        second = Job(
-            lambda: backup.serve(delivery, page, lifeline, answer if asks else None),
-            None,
-            (delivery.fileno(), lifeline.fileno(), *((answer.fileno(),) if asks else ())),
-            command.account,
-            site,
-            (),
-            name="privbind-backup",
-            system_calls=backup.SYSTEM_CALLS_TO_LOOK if asks else supervisor.SETTLING_CALLS,
-            ioctls=backup.IOCTLS,
-            confine=backup.confine_to_proc if asks else None,
-            passed=1,
+        second = replaced(
+            _backup(site, command, asked=bool(questions)),
+            serve=lambda: backup.serve(delivery, page, lifeline, questions[1] if questions else None),
+            descriptors=tuple(end.fileno() for end in (delivery, lifeline, *questions[1:])),
         )
         try:
             first = Starting(helper)
@@ -178,7 +177,7 @@ class _Seccomp(Prepared):
             raise
         finally:
             ledger.close()
-            for end in (delivery, alive, lifeline, ask, answer):
+            for end in ends:
                 end.close()
         self.notes = (f"helper is process {pids[0]}, its backup process {pids[1]}", *ledger.notes)
 
@@ -200,3 +199,20 @@ class _Seccomp(Prepared):
     def cancel(self) -> None:
         """Let both end: without a listener they have nothing to do."""
         self._delivery.close()
+
+
+def _backup(site: Site, command: Command, *, asked: bool) -> Job:
+    """A backup that does nothing yet; ``asked``: it has to look up threads in /proc."""
+    known = posix.getpid()
+    return Job(
+        lambda: None,
+        None,
+        (),
+        command.account,
+        site,
+        (),
+        name="privbind-backup",
+        system_calls=backup.SYSTEM_CALLS_TO_LOOK if asked else supervisor.SETTLING_CALLS,
+        ioctls=backup.IOCTLS,
+        confine=(lambda: backup.confine_to_proc(known)) if asked else None,
+    )

@@ -357,7 +357,8 @@ def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
     elif error.errno == E2BIG:
         reason, remedy = "64 programs are on it already", "bpftool cgroup show tells which"
     elif error.errno in (EPERM, EACCES):
-        reason, remedy = features.forbidden()
+        refusal = features.forbidden()
+        reason, remedy = refusal.reason, refusal.remedy
         if _forbids(target):
             reason, remedy = "a program on it forbids any other", "attach that one with BPF_F_ALLOW_MULTI"
     elif error.errno == ENOENT:

@@ -55,6 +55,7 @@ def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepa
     """Enter a new cgroup and put the programs on it. Raises PrivbindError and leaves nothing behind."""
     del command
     needs.netns_cookie(NAME, site)
+    features.check_privileges()
     parent = _own_cgroup()
     try:
         removed = own_cgroup.sweep(parent.fd)

@@ -20,11 +20,12 @@ NAME = "bpf"
 _USER_NAMESPACE = "/proc/self/ns/user"
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
 
+_FLOOR = "Linux 5.14 has all that is needed"  # SO_NETNS_COOKIE, the youngest of the parts
 _BIND_HELPERS = ("get_current_ancestor_cgroup_id", "get_netns_cookie")
 _TAKE_CONTEXT = ("get_netns_cookie", "setsockopt")
 _SINCE = {
-    "get_current_ancestor_cgroup_id": "Linux 5.7",
-    "get_netns_cookie": "Linux 5.7",
+    "get_current_ancestor_cgroup_id": _FLOOR,
+    "get_netns_cookie": _FLOOR,
     "setsockopt": "-r needs it",
     "set_retval": "Linux 5.18; -n needs it",
 }
@@ -48,11 +49,11 @@ def missing(grant: Grant, failure: OSError) -> UnsupportedError:
     if failure.errno == ENOSYS:
         return UnsupportedError(NAME, "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
     if failure.errno == EPERM:
-        return UnsupportedError(NAME, *forbidden())
+        return forbidden()
     helpers = _BIND_HELPERS + (("setsockopt",) if grant.reuse_ports else ())
     steps: list[tuple[str, str, int, tuple[str, ...], int]] = [
-        ("the kernel has no cgroup bind hooks", "CONFIG_CGROUP_BPF, Linux 4.17", bpf.INET4_BIND, (), NATIVE),
-        ("a bind hook cannot lift the capability check", "Linux 5.12", bpf.INET4_BIND, (), LIFTED),
+        ("the kernel has no cgroup bind hooks", f"CONFIG_CGROUP_BPF; {_FLOOR}", bpf.INET4_BIND, (), NATIVE),
+        ("a bind hook cannot lift the capability check", _FLOOR, bpf.INET4_BIND, (), LIFTED),
         *((f"a bind hook cannot call bpf_{name}", _SINCE[name], bpf.INET4_BIND, (name,), LIFTED) for name in helpers),
     ]
     if grant.limit:
@@ -89,15 +90,33 @@ def _try(hook: int, helpers: tuple[str, ...], result: int) -> None:
     posix.close(bpf.load("privbind_trial", hook, asm.code({})))
 
 
-def forbidden() -> tuple[str, str]:
-    """Why bpf(2) is not permitted, and what would change that."""
+def check_privileges() -> None:
+    """Raise UnsupportedError where this process cannot load programs, whatever the kernel can do."""
     held = capabilities.get()[1]
     if not held >> capabilities.CAP_SYS_ADMIN & 1:  # which stands for both
         needed = (capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN)
         lacking = [capabilities.NAMES[wanted] for wanted in needed if not held >> wanted & 1]
         if lacking:
             verb = "are" if len(lacking) > 1 else "is"
-            return f"{' and '.join(lacking)} {verb} missing", "run as root, or add the capability"
-    if posix.stat(_USER_NAMESPACE).st_ino != _FIRST_USER_NAMESPACE:
-        return "bpf(2) is not permitted inside a user namespace", "run it in the first user namespace"
-    return "bpf(2) is not permitted", "look for a seccomp filter, a security module or kernel lockdown"
+            raise UnsupportedError(
+                NAME, f"{' and '.join(lacking)} {verb} missing", "run as root, or add the capability"
+            )
+    try:
+        if posix.stat(_USER_NAMESPACE).st_ino == _FIRST_USER_NAMESPACE:
+            return
+    except OSError:
+        return  # without /proc nothing can be told
+    raise UnsupportedError(
+        NAME, "bpf(2) is not permitted inside a user namespace", "run it in the first user namespace"
+    )
+
+
+def forbidden() -> UnsupportedError:
+    """Why bpf(2) is not permitted, and what would change that."""
+    try:
+        check_privileges()
+    except UnsupportedError as error:
+        return error
+    return UnsupportedError(
+        NAME, "bpf(2) is not permitted", "look for a seccomp filter, a security module or kernel lockdown"
+    )

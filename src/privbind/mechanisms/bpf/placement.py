@@ -161,13 +161,16 @@ def _attach(target: Cgroup, fd: int, hook: int) -> None:
 
 def _check_above_runs(target: Cgroup, hook: int) -> None:
     """By its flags a program above can be one that any other further down replaces: ours must not."""
-    above = cgroup.ancestors(target.fd)[:1]
+    above = cgroup.ancestors(target.fd)
     try:
-        if above and not set(bpf.effective(above[0], hook)) <= set(bpf.effective(target.fd, hook)):
-            raise _silenced("a cgroup above that cannot be seen from here")
+        silent = above and not set(bpf.effective(above[0], hook)) <= set(bpf.effective(target.fd, hook))
+    except OSError as error:
+        raise _failed("see which programs are in effect on", target, error) from error
     finally:
         for fd in above:
             posix.close(fd)
+    if silent:
+        raise _silenced("a cgroup above that cannot be seen from here")
 
 
 def _replace(target: Cgroup, fd: int, hook: int, program: int) -> None:
