@@ -50,7 +50,7 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
 
             return print_out(HELP if options.help else VERSION_LINE, _PROGRAM)
         _warn_setuid()
-        if not options.user:
+        if options.user is None:
             return _as_it_is(options, environment, ignored_signals)
         _launch(options, resolve(options, environment), ignored_signals)
     except PrivbindError as error:

@@ -56,7 +56,7 @@ class Options:
         """``values`` are all values of each option that takes one, in order; ``flags`` the options without."""
         self._values = values
         self.command = command
-        self.user = values.get("user", [""])[-1]
+        self.user = self._last("user")
         self.group = self._last("group")
         self.library = self._last("library")
         self.no_groups = "no-groups" in flags
@@ -112,7 +112,7 @@ def parse(arguments: list[str]) -> Options:
 
 
 def _check(options: Options, values: dict[str, list[str]], flags: set[str]) -> None:
-    if "user" not in values and (values.keys() | flags) - _WITHOUT_USER:
+    if options.user is None and ((values.keys() | flags) - _WITHOUT_USER or not options.command):
         raise NoUserError
     if options.via not in (AUTO, *MECHANISMS):
         raise UsageError(f"--via: unknown mechanism '{options.via}' ({', '.join((AUTO, *MECHANISMS))})")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def resolve(options: Options, environment: list[bytes]) -> Request:
-    """Look up and check what the options name. Raises PrivbindError or PolicyError."""
+    """Look up and check what the options name, a user among them. Raises PrivbindError or PolicyError."""
     grant = Grant(options.policy(_service), options.limit(), options.reuse_ports(_service))
-    account = look_up(options.user, options.group, not options.no_groups)
+    account = look_up(options.user or "", options.group, not options.no_groups)
     argv = tuple(map(_bytes, options.command))
     missing = missing_capabilities((CAP_SETUID, CAP_SETGID))
     if missing:

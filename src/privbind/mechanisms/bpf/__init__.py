@@ -60,6 +60,7 @@ def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepa
     try:
         removed = own_cgroup.sweep(parent.fd)
         own_cgroup.check_usable(parent)
+        placement.check_above(parent, placement.hooks(grant))
         launch = _Bpf(parent, *own_cgroup.enter_new(parent))
     except cgroup.CgroupError as error:
         parent.close()
@@ -85,7 +86,6 @@ class _Bpf(Prepared):
     def honour(self, grant: Grant, holder: Holder, site: Site) -> None:
         """Load the programs and put them on the cgroup."""
         own = self._own
-        placement.check_above(self._parent, placement.hooks(grant))
         site = site.in_cgroup(own.identity, own.depth, own.exact)
         with placement.Loaded(grant, site, record.encode(record.describe(grant, holder, site, NAME))) as loaded:
             placement.attach(own, loaded)

@@ -46,10 +46,9 @@ def missing(grant: Grant, failure: OSError) -> UnsupportedError:
     """Find out why a program could not be loaded. Raises PrivbindError for what is no word about the kernel."""
     if failure.errno in (EMFILE, ENFILE):
         raise PrivbindError(f"cannot load a BPF program: {strerror(failure)}") from failure
-    if failure.errno == ENOSYS:
-        return UnsupportedError(NAME, "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
-    if failure.errno == EPERM:
-        return forbidden()
+    refusal = refused_call(failure)
+    if refusal is not None:
+        return refusal
     helpers = _BIND_HELPERS + (("setsockopt",) if grant.reuse_ports else ())
     steps: list[tuple[str, str, int, tuple[str, ...], int]] = [
         ("the kernel has no cgroup bind hooks", f"CONFIG_CGROUP_BPF; {_FLOOR}", bpf.INET4_BIND, (), NATIVE),
@@ -88,6 +87,13 @@ def _try(hook: int, helpers: tuple[str, ...], result: int) -> None:
     asm.move(R0, result)
     asm.exit()
     posix.close(bpf.load("privbind_trial", hook, asm.code({})))
+
+
+def refused_call(failure: OSError) -> UnsupportedError | None:
+    """What an error of bpf(2) means that has nothing to do with what was asked of it; None for another error."""
+    if failure.errno == ENOSYS:
+        return UnsupportedError(NAME, "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
+    return forbidden() if failure.errno == EPERM else None
 
 
 def check_privileges() -> None:

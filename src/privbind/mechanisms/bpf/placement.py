@@ -145,9 +145,8 @@ def check_above(parent: Cgroup, wanted: tuple[int, ...]) -> None:
             for fd in above:
                 posix.close(fd)
     except OSError as error:
-        raise UnsupportedError(
-            NAME, f"cannot see which programs are on cgroup '{parent.path}': {strerror(error)}", "needs CAP_NET_ADMIN"
-        ) from error
+        reason = f"cannot see which programs are on cgroup '{parent.path}': {strerror(error)}"
+        raise features.refused_call(error) or UnsupportedError(NAME, reason) from error
 
 
 def _attach(target: Cgroup, fd: int, hook: int) -> None:
