@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from ..values import value
 
+COMMAND = "command"
+CGROUP = "cgroup"
+
 
 @value
 class Holder:
-    """Whose grant it is: a user by name and ids, and the command that a launch made it for.
+    """Whose grant it is: a launch's command, or whatever is in a cgroup (``kind``).
 
-    ``argv`` is the command's; ``pid`` that of its main process in its own pid namespace; ``since`` is when the grant
-    was made, in seconds since 1970.
+    Of a command: ``user``, ``uid`` and ``gid`` that it runs as, its ``argv``, and the ``pid`` of its main process in
+    its own pid namespace; of a cgroup these are empty and 0. ``since`` is when the grant was made, in seconds since
+    1970.
     """
 
     user: str
@@ -20,3 +24,4 @@ class Holder:
     argv: tuple[bytes, ...]
     pid: int
     since: int
+    kind: str = COMMAND

@@ -10,18 +10,21 @@ The first line is `MAGIC`, then comes a line ``NAME VALUE`` for each thing said.
 
 from __future__ import annotations
 
+from .holder import Holder
+from .policy import number
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .grant import Grant
-    from .holder import Holder
     from .site import Site
 
 NAME = "privbind_grant"
 """What the kernel's object that holds a record is called, at most 15 bytes."""
 MAGIC = b"privbind grant 1"
 
+_LATEST = 1 << 40  # a time that can still be shown
 _MAX_ARGUMENTS = 4096  # bytes of the command line that are kept
 
 
@@ -33,6 +36,7 @@ def describe(grant: Grant, holder: Holder, site: Site, mechanism: str) -> list[t
     said = [
         ("mechanism", mechanism),
         ("grant", str(grant)),
+        ("holder", holder.kind),
         ("user", holder.user),
         ("uid", str(holder.uid)),
         ("gid", str(holder.gid)),
@@ -42,13 +46,25 @@ def describe(grant: Grant, holder: Holder, site: Site, mechanism: str) -> list[t
     ]
     found = [(name, value.encode("utf-8", "surrogateescape")) for name, value in said]
     room = _MAX_ARGUMENTS
-    for number, argument in enumerate(holder.argv):
+    for place, argument in enumerate(holder.argv):
         room -= len(argument)
         if room < 0:
-            found.append(("cut", b"%d" % (len(holder.argv) - number)))
+            found.append(("cut", b"%d" % (len(holder.argv) - place)))
             break
         found.append(("argument", argument))
     return found
+
+
+def holder(said: Iterable[tuple[str, bytes]]) -> Holder:
+    """Whose grant a record says it is. Raises ValueError for a record that lacks something or makes no sense."""
+    said = tuple(said)
+    values = {name: value.decode("utf-8", "surrogateescape") for name, value in said}
+    try:
+        uid, gid, pid, since = (number(values[name], 0, _LATEST, name) for name in ("uid", "gid", "pid", "since"))
+        argv = tuple(value for name, value in said if name == "argument")
+        return Holder(values["user"], uid, gid, argv, pid, since, values["holder"])
+    except KeyError as error:
+        raise ValueError(f"the record lacks {error}") from None
 
 
 def encode(said: Iterable[tuple[str, bytes]]) -> bytes:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ..errors import PrivbindError, strerror
 from ..grant import counters, record
 from ..grant.grant import Grant
+from ..grant.holder import COMMAND
 from ..grant.policy import MAX_RULES, MAX_U32, number
 from ..helper import ledger
 from ..linux import bpf, capabilities, hierarchy, procfs
@@ -33,7 +34,6 @@ _MAX_LEDGER = counters.LAYOUT.size + 64 * MAX_RULES + (1 << 16)  # bytes; a rule
 _MAX_DESCRIPTORS = 64  # looked at in one process; a helper has fewer
 _BIND = 1 << capabilities.CAP_NET_BIND_SERVICE
 _TRACE = 1 << capabilities.CAP_SYS_PTRACE
-_LATEST = 1 << 40  # a time that can still be shown
 _SLACK_S = 2  # between two clocks that count in whole seconds
 _SECCOMP_FILTER = "2"  # of Seccomp: in proc_pid_status(5)
 
@@ -44,7 +44,8 @@ _ENDED = ("Z", "X")  # of State: in proc_pid_status(5)
 class LiveGrant:
     """One live grant; None stands for what could not be seen.
 
-    ``kind`` is "launch", or "standing" for a grant of the administrator's files; ``sources`` are the places in those.
+    ``kind`` is "launch", "placed" for a grant on a cgroup that was there already, or "standing" for one of the
+    administrator's files; ``sources`` are the places in those.
     ``uids`` is a range of subordinate uids: the first, and how many. ``rules`` is empty where any reserved port may be
     bound. ``limit`` 0: there is none, and then ``left`` is None. ``since`` is in seconds since 1970. ``pid`` is the
     main process, None also where it has ended and descendants live on. ``cut`` says how many arguments of the command
@@ -102,25 +103,28 @@ def from_record(said: list[tuple[str, bytes]], counted: tuple[int, ...], place: 
     Raises ValueError for a record that lacks something or makes no sense.
     """
     values = {name: value.decode("utf-8", "backslashreplace") for name, value in said}
+    holder = record.holder(said)
+    of_launch = holder.kind == COMMAND
     try:
         granted = Grant.parse(values["grant"])
         found = LiveGrant(
             mechanism=values["mechanism"],
             place=place,
-            user=values["user"],
-            uid=_number(values["uid"]),
-            gid=_number(values["gid"]),
+            kind="launch" if of_launch else "placed",
+            user=values["user"] if of_launch else None,
+            uid=holder.uid if of_launch else None,
+            gid=holder.gid if of_launch else None,
             rules=tuple(map(str, granted.policy.rules or ())),
             limit=granted.limit,
             left=max(granted.limit - counted[counters.BOUND], 0) if granted.limit else None,
             reuse_ports=tuple(map(str, granted.reuse_ports)),
             granted=counted[counters.GRANTED],
             refused=counted[counters.REFUSED],
-            since=_number(values["since"], _LATEST),
-            command=tuple(value for name, value in said if name == "argument"),
+            since=holder.since,
+            command=holder.argv if of_launch else None,
             cut=_number(values.get("cut", "0")),
         )
-        return found, _number(values["pid"])
+        return found, holder.pid
     except KeyError as error:
         raise ValueError(f"the record lacks {error}") from None
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-_MEMBERSHIP = "/proc/self/cgroup"
+_MEMBERSHIP = "/proc/{}/cgroup"
 _MOUNTS = "/proc/self/mountinfo"
 _NAMESPACE = "/proc/self/ns/cgroup"
 _FIRST_NAMESPACE = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO, linux/proc_ns.h
@@ -86,7 +86,7 @@ class Cgroup:
 
 def own() -> Cgroup:
     """The cgroup of this process. Raises CgroupError where it cannot be found or used."""
-    path = _own_path()
+    path = path_of("self")
     mounted = mounts("cgroup2")
     if not mounted:
         raise CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
@@ -111,6 +111,24 @@ def own() -> Cgroup:
     )
 
 
+def open_path(path: str) -> Cgroup:
+    """A cgroup by its directory in a cgroup2 mount, or by its path in the hierarchy. Raises CgroupError."""
+    if "/.." in path or not path.startswith("/"):
+        raise CgroupError("it is not named by a full path", "without '..'")
+    mounted = mounts("cgroup2")
+    if not mounted:
+        raise CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+    by_directory = [(device, point, root.rstrip("/"), _below(point, path)) for device, root, point in mounted]
+    by_path = [(device, point, root.rstrip("/"), _below(root, path)) for device, root, point in mounted]
+    for device, point, root, relative in by_directory + by_path:
+        found = -1 if relative is None else open_mounted(point + relative, device, 0)
+        if relative is not None and found >= 0:
+            inside = root + relative or "/"
+            depth, exact = _depth(inside)
+            return Cgroup(inside, found, depth, exact)
+    raise CgroupError("there is no such cgroup")
+
+
 def ancestors(fd: int) -> list[int]:
     """Descriptors of the cgroups above this one that can be seen, the nearest first; the caller closes them."""
     found: list[int] = []
@@ -128,11 +146,13 @@ def ancestors(fd: int) -> list[int]:
         return found
 
 
-def _own_path() -> str:
+def path_of(pid: int | str) -> str:
+    """The path in the hierarchy of a process's cgroup ("self": this one's). Raises CgroupError."""
+    membership = _MEMBERSHIP.format(pid)
     try:
-        lines = _read(_MEMBERSHIP).split("\n")
+        lines = _read(membership).split("\n")
     except OSError as error:
-        raise CgroupError(f"cannot read {_MEMBERSHIP}: {error.strerror}", "mount /proc") from error
+        raise CgroupError(f"cannot read {membership}: {error.strerror}", "mount /proc") from error
     for line in lines:
         if line.startswith("0::"):  # hierarchy 0 is version 2's, on unified and on hybrid hosts
             return line[3:]

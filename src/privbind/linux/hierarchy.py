@@ -37,26 +37,35 @@ def walk() -> Iterator[tuple[str, int]]:
                 continue  # something else is mounted over it
         except OSError:
             continue
-        # A list, not recursion: how deep they are nested is not for this process to decide.
-        waiting = [point]
-        while waiting:
-            path = waiting.pop()
-            try:
-                fd = posix.open(path, _DIRECTORY)
-            except OSError:
+        yield from _walk(point, seen)
+
+
+def walk_below(fd: int) -> Iterator[tuple[str, int]]:
+    """An open cgroup and all below it, as `walk` gives them; the paths are of no use to others."""
+    return _walk(f"/proc/self/fd/{fd}", set())
+
+
+def _walk(top: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    # A list, not recursion: how deep they are nested is not for this process to decide.
+    waiting = [top]
+    while waiting:
+        path = waiting.pop()
+        try:
+            fd = posix.open(path, _DIRECTORY)
+        except OSError:
+            continue
+        try:
+            status = posix.fstat(fd)
+            if (status.st_dev, status.st_ino) in seen:
                 continue
-            try:
-                status = posix.fstat(fd)
-                if (status.st_dev, status.st_ino) in seen:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                yield path, fd
-                names = [entry.name for entry in posix.scandir(path) if entry.is_dir(follow_symlinks=False)]
-            except OSError:
-                continue
-            finally:
-                posix.close(fd)
-            waiting += [f"{path.rstrip('/')}/{name}" for name in sorted(names, reverse=True)]
+            seen.add((status.st_dev, status.st_ino))
+            yield path, fd
+            names = [entry.name for entry in posix.scandir(path) if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+        finally:
+            posix.close(fd)
+        waiting += [f"{path.rstrip('/')}/{name}" for name in sorted(names, reverse=True)]
 
 
 def populated(fd: int) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import posix
 from _struct import Struct, pack
 from errno import EACCES, EAGAIN, ENOSYS, EPERM, ESRCH
+from select import POLLIN, poll
 
 from .call import address_of, number, syscall, syscall_raw
 
@@ -17,6 +18,7 @@ RLIMIT_NOFILE = 7
 _LIMIT = Struct("=QQ")  # struct rlimit64: soft, hard
 
 _CLONE_PIDFD = 0x1000  # linux/sched.h, 5.2
+_CLONE_NEWNET = 0x40000000
 _NOWHERE = 1  # an address that no process has anything at (vm.mmap_min_addr)
 
 _KEYCTL_JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
@@ -68,6 +70,18 @@ def is_alone() -> bool:
     if child == 0:  # never seen: a kernel that puts a pidfd there
         posix._exit(0)
     return False
+
+
+def is_alive(pidfd: int) -> bool:
+    """Whether the process of a pidfd has not ended."""
+    ended = poll()
+    ended.register(pidfd, POLLIN)
+    return not ended.poll(0)
+
+
+def enter_network_namespace(namespace: int) -> None:
+    """Enter a network namespace, given by an open file of /proc/PID/ns (setns(2)). Raises OSError."""
+    syscall("setns", namespace, _CLONE_NEWNET)
 
 
 def leave_session_keyring() -> None:
