@@ -1,14 +1,73 @@
 # SPDX-License-Identifier: MIT
-# Completion of privbindctl(1) for bash.
+# Completion of privbindctl(1) for bash. Rules are completed as privbind's own are.
+
+if ! declare -F _privbind_value >/dev/null; then
+    # shellcheck source=completions/privbind.bash
+    . "${BASH_SOURCE[0]%/*}/privbind$([[ ${BASH_SOURCE[0]} == *.bash ]] && echo .bash)"
+fi
+
+declare -A _privbindctl_options=(
+    [doctor]='--json' [ls]='--json' [allow]='--group --cgroup' [disallow]='--group --cgroup'
+    [check]='--diff --cgroup' [load]='--dry-run -v --verbose --cgroup' [unload]='--cgroup' [test]='' [import-authbind]=''
+)
 
 _privbindctl()
 {
-    local current=${COMP_WORDS[COMP_CWORD]} word words='doctor ls'
-    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        [[ $word == doctor || $word == ls ]] && words=''
+    # Not COMP_WORDS: there, colons and equals signs are words of their own.
+    local -a words
+    local current='' command='' expected='' group='' count=0 word
+    read -ra words <<<"${COMP_LINE:0:COMP_POINT}"
+    if [[ ${COMP_LINE:0:COMP_POINT} == *[![:space:]] ]]; then
+        current=${words[-1]}
+        unset 'words[-1]'
+    fi
+    COMPREPLY=()
+
+    for word in "${words[@]:1}"; do
+        if [[ -n $expected ]]; then
+            expected=''
+            continue
+        fi
+        case $word in
+        --group | --cgroup) expected=$word ;;&
+        --group | --group=*) group=1 ;;
+        -*) ;;
+        *) if [[ -z $command ]]; then command=$word; else ((++count)); fi ;;
+        esac
     done
-    [[ $current == -* ]] && words='--json -h --help --version'
-    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+
+    if [[ -n $expected ]]; then
+        _privbindctl_value "$expected" "$current"
+    elif [[ $current == --*=* ]]; then
+        _privbindctl_value "${current%%=*}" "${current#*=}"
+        COMPREPLY=("${COMPREPLY[@]/#/"${current%%=*}="}")
+    elif [[ $current == -* ]]; then
+        word=${_privbindctl_options[${command:-none}]-${_privbindctl_options[*]}}
+        mapfile -t COMPREPLY < <(compgen -W "$word -h --help --version" -- "$current" | sort -u)
+    elif [[ -z $command ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "${!_privbindctl_options[*]}" -- "$current")
+    elif [[ $command == check ]]; then
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+    elif [[ $command == allow || $command == disallow || $command == test ]]; then
+        if [[ -z $group && $count -eq 0 ]]; then
+            _privbind_value --user "$current"
+        else
+            _privbind_value --allow "$current"
+        fi
+    fi
+    _privbind_trim "$current"
+}
+
+# _privbindctl_value OPTION BEGUN
+_privbindctl_value()
+{
+    if [[ $1 == --group ]]; then
+        _privbind_value --group "$2"
+    else
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -d -- "$2")
+    fi
 }
 
 complete -F _privbindctl privbindctl

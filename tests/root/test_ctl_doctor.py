@@ -148,7 +148,10 @@ def test_unprivileged(host: Host) -> None:
     assert found["reserved"]["state"] == "usual"
     assert found["shim"]["loads"] is True
     assert found["cgroups"]["layout"] in ("hybrid", "unified")
-    assert found["unseen"] == ["whether bpf, seccomp, preload, ambient can be used (run as root, as privbind is)"]
+    assert found["unseen"] == [
+        "whether bpf, seccomp, preload, ambient can be used (run as root, as privbind is)",
+        "standing grants (run as root, or ask for a user: privbindctl test USER RULE)",
+    ]
     text = host.run([*AS_NOBODY, ctl_of(host), "doctor"])
     assert "not seen   whether bpf" in text.out
 

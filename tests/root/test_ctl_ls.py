@@ -65,10 +65,12 @@ def test_one_grant_of_each_mechanism_side_by_side(host: Host) -> None:
         assert before - 2 <= since <= time.time() + 2
         assert grant == {
             "mechanism": mechanism,
+            "kind": "launch",
             "guess": False,
             "user": "nobody",
             "uid": 65534,
             "gid": 65534,
+            "uids": None,
             "rules": [f"tcp:{80 + number}", "udp:53"],
             "limit": 5,
             "left": 5 - (number + 1),
@@ -78,6 +80,7 @@ def test_one_grant_of_each_mechanism_side_by_side(host: Host) -> None:
             "pid": running[mechanism].pid,
             "command": python(BIND_WHEN_TOLD),
             "cut": 0,
+            "sources": [],
         }
     guess = grant_of(host, running["ambient"].pid)
     assert guess is not None
@@ -298,4 +301,4 @@ def test_ls_is_listed_nowhere(host: Host) -> None:
     before = listing(host)
     assert host.run([Path(host.privbind).parent / "privbindctl", "ls"]).ok().lines
     assert not {grant["place"] for grant in listing(host)["grants"] if "privbindctl" in str(grant["command"])}
-    assert before.keys() == {"privbind", "grants", "unseen"}
+    assert before.keys() == {"privbind", "grants", "unseen", "notes"}

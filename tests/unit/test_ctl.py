@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from privbind.grant.site import Site
 from privbind.helper import ledger
 from privbind.inspect.grants import Listing, LiveGrant, from_record
 from privbind.inspect.host import Cgroups, Installed, Offer, Report, Shim
+from privbind.inspect.standing import Standing
 
 from ..harness.install import SOURCE
 
@@ -33,16 +35,31 @@ NOW = 1_800_000_000
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["ls"], ("ls", False)),
-        (["ls", "--json"], ("ls", True)),
-        (["--json", "doctor"], ("doctor", True)),
-        (["doctor", "--help"], ("help", False)),
-        (["-h", "--nonsense"], ("help", False)),
-        (["--version"], ("version", False)),
+        ("ls", ("ls", "", "", {})),
+        ("ls --json", ("ls", "", "json", {})),
+        ("--json doctor", ("doctor", "", "json", {})),
+        ("doctor --help", ("help", "", "", {})),
+        ("-h --nonsense", ("help", "", "", {})),
+        ("--version", ("version", "", "", {})),
+        ("allow alice tcp:80 udp:53", ("allow", "alice tcp:80 udp:53", "", {})),
+        ("allow --group web tcp:80", ("allow", "tcp:80", "", {"group": "web"})),
+        ("allow tcp:80 --group=web", ("allow", "tcp:80", "", {"group": "web"})),
+        ("--group web allow tcp:80 --cgroup /x", ("allow", "tcp:80", "", {"group": "web", "cgroup": "/x"})),
+        ("disallow -- --odd", ("disallow", "--odd", "", {})),
+        ("disallow alice", ("disallow", "alice", "", {})),
+        ("check --diff a b", ("check", "a b", "diff", {})),
+        ("check -- --diff", ("check", "--diff", "", {})),
+        ("load --dry-run -v --cgroup=", ("load", "", "dry-run verbose", {"cgroup": ""})),
+        ("load --verbose", ("load", "", "verbose", {})),
+        ("unload --cgroup /x", ("unload", "", "", {"cgroup": "/x"})),
+        ("test alice 80", ("test", "alice 80", "", {})),
+        ("import-authbind", ("import-authbind", "", "", {})),
     ],
 )
-def test_command_lines(arguments: list[str], what: tuple[str, bool]) -> None:
-    assert ctl.parse(arguments) == what
+def test_command_lines(arguments: str, what: tuple[str, str, str, dict[str, str]]) -> None:
+    """The command, its arguments, and its options without and with a value, wherever those stand."""
+    command, words, flags, values = what
+    assert ctl.parse(arguments.split()) == ctl.Call(command, tuple(words.split()), frozenset(flags.split()), values)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +69,13 @@ def test_command_lines(arguments: list[str], what: tuple[str, bool]) -> None:
         (["list"], "unknown command 'list'"),
         (["ls", "80"], "takes no argument"),
         (["ls", "-x"], "unknown option -x"),
-        (["doctor", "--json=1"], "unknown option --json=1"),
+        (["doctor", "--json=1"], "option --json takes no value"),
+        (["ls", "--cgroup=/x"], "ls: unknown option --cgroup"),
+        (["load", "--json"], "load: unknown option --json"),
+        (["load", "web"], "load: takes no argument, but got 'web'"),
+        (["load", "--cgroup"], "option --cgroup needs a value"),
+        (["allow", "--verbose", "alice", "80"], "allow: unknown option --verbose"),
+        (["test", "--group", "web", "80"], "test: unknown option --group"),
     ],
 )
 def test_bad_command_lines(arguments: list[str], why: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +124,7 @@ REPORT = Report(
     cgroups=Cgroups("hybrid", "/a", True),
     installed=(Installed("/usr/bin/privbind", True, False, False),),
     shim=Shim("/lib/x.so", True, True),
+    standing=Standing(True, 2, 1, NOW, False),
     unseen=("whether preload can be used",),
 )
 
@@ -117,6 +141,34 @@ def test_the_doctors_text() -> None:
     assert told["installed"] == "/usr/bin/privbind is setuid: every user can run commands as any user with it"
     assert told["shim"] == "/lib/x.so: loads"
     assert told["not seen"] == "whether preload can be used"
+
+
+SINCE = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(NOW))
+IN_FORCE = f"grants for 1 user and 0 groups are in force, loaded at {SINCE}"
+
+
+@pytest.mark.parametrize(
+    ("standing", "says"),
+    [
+        (Standing(None, reason="run as root"), "?"),
+        (Standing(False, changed=False), "no grants are in force"),
+        (Standing(False, changed=True), "no grants are in force; the files grant some (privbindctl load)"),
+        (Standing(True, 2, 1, NOW, False), f"grants for 2 users and 1 group are in force, loaded at {SINCE}"),
+        (
+            Standing(True, 1, 0, NOW, True),
+            f"{IN_FORCE}; the files grant something else by now (privbindctl check --diff)",
+        ),
+        (
+            Standing(True, 1, 0, NOW, None, "the files are bad"),
+            f"{IN_FORCE}; the files are bad",
+        ),
+    ],
+)
+def test_what_the_doctor_says_of_standing_grants(standing: Standing, says: str) -> None:
+    report = replace(REPORT, standing=standing)
+    assert f"\nstanding   {says}\n" in doctor_text(report, None)
+    since = None if standing.since is None else "2027-01-15T08:00:00Z"
+    assert doctor_values(report)["standing"] == asdict(standing) | {"since": since}
 
 
 @pytest.mark.parametrize("width", [1, 40, 80, 200])
@@ -147,7 +199,7 @@ def test_the_doctors_json() -> None:
     """Its keys are documented, and stay."""
     values = json.loads(json.dumps(doctor_values(REPORT)))
     assert set(values) == {
-        "privbind", "kernel", "uid", "mechanisms", "reserved", "cgroups", "installed", "shim", "unseen",
+        "privbind", "kernel", "uid", "mechanisms", "reserved", "cgroups", "installed", "shim", "standing", "unseen",
     }  # fmt: skip
     assert values["mechanisms"][1] == {
         "name": "seccomp",
@@ -205,6 +257,33 @@ def test_rows() -> None:
     assert cells(replace(GRANT, cut=3))[-1] == "…"
 
 
+STANDING = LiveGrant(
+    mechanism="bpf",
+    place="/sys/fs/cgroup",
+    kind="standing",
+    user="alice",
+    uid=1000,
+    rules=("tcp:80", "udp:53"),
+    limit=0,
+    reuse_ports=(),
+    granted=7,
+    since=NOW,
+    sources=("/etc/privbind/grants.d/a.toml:1", "/etc/privbind/grants.d/b.toml:5"),
+)
+
+
+def test_rows_of_standing_grants() -> None:
+    """They have no process; whose they are, what for, and where that is written."""
+    found = cells(STANDING)
+    assert found[:6] == ["-", "standing", "alice", "7", "-", "-"]
+    assert found[7:] == ["tcp:80,udp:53", "a.toml:1,", "b.toml:5"]
+    assert cells(replace(STANDING, user=None))[2] == "1000"
+    assert cells(replace(STANDING, user="web", uid=None, gid=33))[2:4] == ["group", "web"]
+    assert cells(replace(STANDING, user=None, uid=None, gid=33))[2:4] == ["group", "33"]
+    assert cells(replace(STANDING, uid=None, uids=(100000, 65536)))[2:5] == ["uids", "of", "alice"]
+    assert cells(replace(STANDING, user=None, uid=None, uids=(100000, 65536)))[2:4] == ["uids", "100000-165535"]
+
+
 def test_a_command_does_nothing_to_the_terminal() -> None:
     """Escapes, line breaks and stray bytes are shown."""
     text = grants_text(Listing((GRANT,), ()), None, NOW)
@@ -222,13 +301,16 @@ def test_the_table_fits(width: int) -> None:
 
 
 def test_the_lists_json() -> None:
-    values = json.loads(json.dumps(grants_values(Listing((GRANT, UNKNOWN), ("something",)))))
+    values = json.loads(json.dumps(grants_values(Listing((GRANT, UNKNOWN), ("something",), ("a note",)))))
     first, second = values["grants"]
-    assert values["unseen"] == ["something"]
+    assert (values["unseen"], values["notes"]) == (["something"], ["a note"])
     assert first["since"] == "2027-01-15T07:59:00Z"
     assert first["rules"] == ["tcp:80", "tcp:443"]
     assert first["command"] == ["./server", "-v", "\x1b[2J\n\\xff"]
-    assert {key for key, value in second.items() if value is not None} == {"place", "guess", "cut"}
+    assert {key for key, value in second.items() if value is not None} == {
+        "place", "kind", "guess", "cut", "sources",
+    }  # fmt: skip
+    assert (first["kind"], first["sources"]) == ("launch", [])
     assert set(first) == set(second)
 
 

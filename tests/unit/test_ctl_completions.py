@@ -59,6 +59,14 @@ def test_bash_knows_all_options(command: str) -> None:
     assert bash(f"{command} -") == options(HELPS[command])
 
 
+@pytest.mark.parametrize("command", ctl._COMMANDS)
+def test_each_command_has_its_own_options(command: str) -> None:
+    """In bash, once the command has been written."""
+    flags, values, _ = ctl._COMMANDS[command]
+    own = {f"--{name}" for name in (*flags, *values)} | ({"-v"} if "verbose" in flags else set())
+    assert bash(f"privbindctl {command} -") == own | {"-h", "--help", "--version"}
+
+
 @pytest.mark.parametrize("command", HELPS)
 def test_zsh_knows_all_options(command: str) -> None:
     """Read from the file itself, so that it is looked at without zsh, too."""
@@ -85,7 +93,21 @@ def test_zsh_knows_all_options(command: str) -> None:
         ("privbind -u nobody --via bpf -a tcp:80 -- bas", {"bash"}),
         ("privbind -u nobody -a tcp:80 --dry-run bas", {"bash"}),
         ("privbind -u nobody cat /etc/passw", {"/etc/passwd"}),
-        ("privbindctl ", {"doctor", "ls"}),
+        ("privbindctl ", set(ctl._COMMANDS)),
+        ("privbindctl disa", {"disallow"}),
+        ("privbindctl allow nobod", {"nobody"}),
+        ("privbindctl allow nobody ", {"tcp:", "udp:", "any"}),
+        ("privbindctl allow nobody tcp:80,u", {"80,udp:"}),
+        ("privbindctl allow nobody tcp:80 tcp:", {"any"}),
+        ("privbindctl allow --group nogrou", {"nogroup"}),
+        ("privbindctl allow --group=nogrou", {"nogroup"}),
+        ("privbindctl allow --group nogroup ", {"tcp:", "udp:", "any"}),
+        ("privbindctl allow --cgroup / nobod", {"nobody"}),
+        ("privbindctl test nobod", {"nobody"}),
+        ("privbindctl test nobody udp:", {"any"}),
+        ("privbindctl check /etc/passw", {"/etc/passwd"}),
+        ("privbindctl load --cgroup /et", {"/etc"}),
+        ("privbindctl load --dr", {"--dry-run"}),
         ("privbindctl doctor --j", {"--json"}),
     ],
 )
@@ -107,6 +129,10 @@ def test_bash_offers_no_options_for_the_command() -> None:
         ("privbind -u nobod", "privbind -u nobody"),
         ("privbindctl doc", "privbindctl doctor"),
         ("privbindctl ls --js", "privbindctl ls --json"),
+        ("privbindctl dis", "privbindctl disallow"),
+        ("privbindctl allow nobod", "privbindctl allow nobody"),
+        ("privbindctl allow nobody ud", "privbindctl allow nobody udp:"),
+        ("privbindctl load --dr", "privbindctl load --dry-run"),
     ],
 )
 def test_zsh_completes(tmp_path: Path, typed: str, completed: str) -> None:

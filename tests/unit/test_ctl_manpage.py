@@ -9,9 +9,10 @@ from dataclasses import fields
 
 import pytest
 
-from privbind.commands.privbindctl import HELP
+from privbind.commands.privbindctl import _COMMANDS, HELP
 from privbind.inspect.grants import LiveGrant
 from privbind.inspect.host import Cgroups, Installed, Offer, Shim
+from privbind.inspect.standing import Standing
 
 from ..harness.install import ROOT
 
@@ -39,14 +40,20 @@ def told(name: str) -> dict[str, str]:
 
 def shown() -> dict[str, str]:
     """What the help says of each command and option."""
-    lines = [re.fullmatch(r" {2,6}(-h, --help|--?[\w-]+|[a-z]+) {2,}(.+)", line) for line in HELP.splitlines()]
+    lines = [
+        re.fullmatch(r" {2,6}(-\w, --\w+|--[\w-]+(?: [A-Z]+)?|[a-z-]+(?:, [a-z]+)?) {2,}(.+)", line)
+        for line in HELP.splitlines()
+    ]
     return {line[1]: line[2] for line in lines if line}
 
 
 def test_the_page_has_the_commands_and_options_of_the_help_in_the_same_words() -> None:
     """In the same order, too."""
     assert list({**told("COMMANDS"), **told("OPTIONS")}.items()) == list(shown().items())
-    assert list(shown()) == ["doctor", "ls", "--json", "-h, --help", "--version"]
+    commands = [name for line in shown() if not line.startswith("-") for name in line.split(", ")]
+    assert commands == list(_COMMANDS)
+    options = {name for line in shown() if line.startswith("-") for name in re.findall(r"--([a-z-]+)", line)}
+    assert options == {"help", "version"}.union(*(flags + values for flags, values, _ in _COMMANDS.values()))
 
 
 def test_the_page_has_the_first_sentence_of_the_help() -> None:
@@ -63,9 +70,19 @@ def test_the_page_tells_of_every_exit_status() -> None:
 def test_the_page_tells_of_every_key_of_the_json() -> None:
     """Each in bold."""
     bold = set(re.findall(r"[\w.]+", "\n".join(re.findall(r"^\.BR? (.*)$", section("JSON"), re.MULTILINE))))
-    for kind, prefix in ((Offer, ""), (Installed, ""), (LiveGrant, ""), (Cgroups, "cgroups."), (Shim, "shim.")):
+    dotted = ((Cgroups, "cgroups."), (Shim, "shim."), (Standing, "standing."))
+    for kind, prefix in ((Offer, ""), (Installed, ""), (LiveGrant, ""), *dotted):
         assert {prefix + field.name for field in fields(kind)} <= bold
-    assert {"privbind", "kernel.release", "uid", "reserved.below", "reserved.state", "unseen", "grants"} <= bold
+    assert {
+        "privbind",
+        "kernel.release",
+        "uid",
+        "reserved.below",
+        "reserved.state",
+        "unseen",
+        "grants",
+        "notes",
+    } <= bold
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")

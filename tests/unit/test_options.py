@@ -75,8 +75,11 @@ def test_a_library_implies_preload() -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ([], "no user given"),
-        (["true"], "no user given"),
+        ([], "no command given"),
+        (["-a80"], "no command given"),
+        (["-n1", "true"], "no user given"),
+        (["--via=bpf", "true"], "no user given"),
+        (["--set-home", "true"], "no user given"),
         (["-u"], "-u needs a value"),
         (["--user"], "--user needs a value"),
         (["-uweb"], "no command given"),
@@ -95,6 +98,16 @@ def test_what_is_no_command_line(words: list[str], why: str) -> None:
     """The message says what is missing or wrong."""
     with pytest.raises(UsageError, match=why):
         parse(words)
+
+
+def test_without_a_user_a_command_may_be_started_as_it_is() -> None:
+    """With -a, -v and --dry-run, which mean something then; nothing else does."""
+    options = parse(["-a80", "-v", "--dry-run", "true", "-u"])
+    assert (options.user, options.command, options.verbose, options.dry_run) == ("", ["true", "-u"], True, True)
+    for more in ("-gx", "-G", "-n1", "-r80", "-lx", "--via=auto", "--no-new-privs", "--set-home"):
+        with pytest.raises(UsageError, match=r"^no user given"):
+            parse([more, "-a80", "true"])
+        assert parse([more, "-a80", "-uweb", "true"]).user == "web"
 
 
 @pytest.mark.parametrize("text", ["3x", "", "-1", "4294967296", "x"])

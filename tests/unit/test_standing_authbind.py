@@ -370,7 +370,9 @@ def authbind_permits(line: str, address: str, port: int) -> bool:
     low, _, high = where.partition("-")
     try:
         if high:
-            return ipaddress.ip_address(low) <= asked <= ipaddress.ip_address(high)
+            first_end, last_end = map(ipaddress.ip_address, (low, high))
+            alike = first_end.version == last_end.version == asked.version
+            return alike and int(first_end) <= int(asked) <= int(last_end)
         return asked in ipaddress.ip_network(where)
     except (TypeError, ValueError):
         return False

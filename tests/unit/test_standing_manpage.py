@@ -43,7 +43,7 @@ def test_the_packaged_example_grants_nothing_until_it_is_uncommented() -> None:
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")
 def test_the_page_is_set_without_a_warning() -> None:
-    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", PAGE]
+    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", str(PAGE)]
     environment = {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(set_page, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")

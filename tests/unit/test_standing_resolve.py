@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,7 @@ def test_a_user_by_name_and_by_number() -> None:
     found = resolved('[[grant]]\nuser = ["alice", 1001]\nallow = ["tcp:80", "udp:53"]\n')
     assert held(found) == {key: [("tcp:80,udp:53", "f.toml:1", "")] for key in (ALICE, BOB)}
     assert found.names == {ALICE: "alice", BOB: "bob"}
-    assert found.warnings == found.containers == ()
+    assert (found.warnings, found.containers) == ((), ())
 
 
 def test_a_group_is_its_gid_and_its_members_but_root() -> None:
@@ -223,7 +224,7 @@ class Passwd:
     """A passwd and a group file, in the place of the host's."""
 
     USERS = (("alice", 1000, 33), ("bob", 1001, 100), ("alice", 2000, 33), ("carol", 1002, 33))
-    GROUPS = (("web", 33, ["bob", "gone"]), ("users", 100, []))
+    GROUPS: tuple[tuple[str, int, list[str]], ...] = (("web", 33, ["bob", "gone"]), ("users", 100, []))
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.asked: list[object] = []
@@ -239,7 +240,7 @@ class Passwd:
     def groups(self) -> list[grp.struct_group]:
         return [grp.struct_group((name, "x", gid, members)) for name, gid, members in self.GROUPS]
 
-    def find(self, found: list, place: int, wanted: object) -> object:
+    def find(self, found: list[Any], place: int, wanted: object) -> object:
         self.asked.append(wanted)
         if wanted == "a\0b":
             raise ValueError("embedded null byte")

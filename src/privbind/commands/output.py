@@ -27,6 +27,11 @@ def _escaped(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, in words."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def say(text: str, program: str) -> None:
     """Write one line to standard error, whatever was in a name."""
     # None: the descriptor was closed when Python started, and what has its number now is not ours to write to.

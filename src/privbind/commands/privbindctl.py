@@ -42,6 +42,10 @@ Tell what privbind can do on this host and who has which grants; give users the 
   test                   may this user bind this? 0: yes, 1: no; asked by doing, without touching the port
   import-authbind        print authbind's configuration as grants
 
+      --group GROUP      allow, disallow: a group and its members, in the place of a user
+      --diff             check: what a load would change
+      --dry-run          load: who would have which grants; nothing is loaded
+  -v, --verbose          load --dry-run: list the programs, too
       --cgroup DIR       check --diff, load, unload, allow, disallow: for processes below this cgroup only
       --json             doctor, ls: print JSON, for programs
   -h, --help             print this and end

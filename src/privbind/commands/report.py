@@ -9,7 +9,7 @@ from time import gmtime, localtime, strftime
 
 from .. import __version__
 from ..linux.sockets import DEFAULT_PORT_START
-from .output import printable
+from .output import counted, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def doctor_values(report: Report) -> dict[str, Any]:
         "cgroups": asdict(report.cgroups),
         "installed": [asdict(command) for command in report.installed],
         "shim": asdict(report.shim),
+        "standing": _timed(asdict(report.standing)),
         "unseen": list(report.unseen),
     }
 
@@ -71,6 +72,7 @@ def doctor_text(report: Report, width: int | None) -> str:
         ("cgroups", _cgroups(report)),
         ("installed", _installed(report)),
         ("shim", _shim(report)),
+        ("standing", _standing(report)),
         *(("not seen", what) for what in report.unseen),
     ):
         lines += _wrapped(f"{name:<10} ", value, width)
@@ -140,6 +142,31 @@ def _shim(report: Report) -> str:
     )
 
 
+def _standing(report: Report) -> str:
+    found = report.standing
+    if found.in_force is None:
+        return _UNKNOWN
+    changed = found.changed
+    if found.in_force:
+        since = strftime("%Y-%m-%dT%H:%M:%S", localtime(found.since))
+        counts = f"{counted(found.users or 0, 'user')} and {counted(found.groups or 0, 'group')}"
+        parts = [f"grants for {counts} are in force, loaded at {since}"]
+        if changed:
+            parts.append("the files grant something else by now (privbindctl check --diff)")
+    else:
+        parts = ["no grants are in force"]
+        if changed:
+            parts.append("the files grant some (privbindctl load)")
+    return "; ".join([*parts, *filter(None, [found.reason])])
+
+
+def _timed(values: dict[str, Any]) -> dict[str, Any]:
+    """The same, with the time as text."""
+    if values["since"] is not None:
+        values["since"] = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(values["since"]))
+    return values
+
+
 def _wrapped(head: str, text: str, width: int | None) -> list[str]:
     if not text:
         return []
@@ -160,9 +187,7 @@ def grants_values(listing: Listing) -> dict[str, Any]:
 
 
 def _grant_values(grant: LiveGrant) -> dict[str, Any]:
-    values = asdict(grant)
-    if grant.since is not None:
-        values["since"] = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(grant.since))
+    values = _timed(asdict(grant))
     if grant.command is not None:
         values["command"] = [word.decode("utf-8", "backslashreplace") for word in grant.command]
     return values

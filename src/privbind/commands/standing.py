@@ -8,8 +8,8 @@ import posix
 from ..errors import PrivbindError, UsageError
 from ..standing import describe, editing, files, load, text
 from ..standing.names import System
-from ..standing.resolve import resolve
-from .output import print_out, printable, say
+from ..standing.resolve import GID, UID, resolve
+from .output import counted, print_out, printable, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ def _load_files(directory: str | None) -> str:
     granted = text.describe(resolved)
     with load.Target.open(directory) as target:
         changed = load.load(target, resolved.rules(), text.encode(granted))
-    users = sum(key.kind != "gid" for key in granted)
-    groups = len(granted) - users
-    what = f"{_counted(users, 'user')} and {_counted(groups, 'group')} have grants"
+    users, groups = (sum(key.kind == kind for key in granted) for kind in (UID, GID))
+    what = f"grants for {counted(users, 'user')} and {counted(groups, 'group')} are in force"
     return f"loaded: {what}" if changed else f"nothing has changed: {what}"
 
 
@@ -179,10 +178,6 @@ def _listing() -> list[str]:
 
 def _first(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return words[0], words[1:]
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _print(lines: Iterable[str]) -> int:

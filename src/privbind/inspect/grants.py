@@ -197,10 +197,10 @@ def _standing(path: str, fd: int, notes: list[str]) -> list[LiveGrant]:
 
 def _changed(granted: dict[Key, Granted]) -> list[str]:
     """Whether the files grant something else by now than what was loaded from them."""
-    from ..standing import files, names, resolve, text
+    from .standing import by_files
 
     try:
-        now = text.describe(resolve.resolve(files.read(), names.System()))
+        now = by_files()
     except PrivbindError as error:
         return [f"the files of grants have an error by now, so what is in force stays: {error}"]
     if now == granted:

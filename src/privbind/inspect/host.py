@@ -25,6 +25,7 @@ from ..mechanisms import preload
 from ..mechanisms.bpf import own_cgroup
 from ..request import MECHANISMS, Command
 from ..request.program import Elf, Program, read_elf
+from . import standing
 
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _NOBODY = 65534
@@ -89,6 +90,7 @@ class Report:
     cgroups: Cgroups
     installed: tuple[Installed, ...]
     shim: Shim
+    standing: standing.Standing
     unseen: tuple[str, ...]
 
     @property
@@ -114,6 +116,10 @@ def look(place: str) -> Report:
         unseen.append(f"whether {', '.join(hidden)} can be used (run as root, as privbind is)")
     if shim.built and shim.loads is None:
         unseen.append(f"whether the shim loads: {shim.reason}")
+    grants = standing.look()
+    if grants.in_force is None:
+        why = grants.reason if posix.geteuid() == 0 else "run as root, or ask for a user: privbindctl test USER RULE"
+        unseen.append(f"standing grants ({why})")
     system = posix.uname()
     return Report(
         system.release,
@@ -124,6 +130,7 @@ def look(place: str) -> Report:
         cgroups,
         _installed([place, sys.executable.rpartition("/")[0], *_SYSTEM_FOLDERS]),
         shim,
+        grants,
         tuple(unseen),
     )
 
