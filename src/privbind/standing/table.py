@@ -88,23 +88,41 @@ def build(
 
     ``text`` is kept in it; ``counted`` are counters to go on from, by the holder's key.
     """
-    rules: dict[bytes, set[Rule]] = {}
+    rules: dict[bytes, frozenset[Rule]] = {}
     for holder, held in grants.items():
+        own = frozenset(held)  # one for all keys of a range
         for key in keys(holder):
-            rules.setdefault(key, set()).update(held)
+            rules[key] = rules[key] | own if key in rules else own
+            if len(rules) > MAX_ENTRIES:
+                raise TableError(_too_many("more than that", "and blocks of subordinate uids"))
     builder = _Builder()
-    entries = {
-        key: _HOLDER.pack(*builder.held(frozenset(found)), (counted or {}).get(key, 0)) for key, found in rules.items()
-    }
+    entries: Entries = {}
+    for key, found in rules.items():
+        try:
+            entries[key] = _HOLDER.pack(*builder.held(found), (counted or {}).get(key, 0))
+        except TableError as error:
+            raise TableError(f"{_described(key)} {error}") from None
     entries |= builder.entries
     for start in range(0, len(text), VALUE_SIZE):
         entries[_KEY.pack(start // VALUE_SIZE, kind(TEXT))] = text[start : start + VALUE_SIZE].ljust(VALUE_SIZE, b"\0")
     if len(entries) > MAX_ENTRIES:
-        raise TableError(
-            f"the grants need {len(entries)} entries in the kernel's table, which takes {MAX_ENTRIES}"
-            f" (they are for {len(rules)} users, groups and blocks of subordinate uids: name fewer)"
-        )
+        raise TableError(_too_many(str(len(entries)), f"and blocks of subordinate uids, {len(rules)} of them"))
     return entries
+
+
+def _too_many(needed: str, who: str) -> str:
+    return (
+        f"the kernel's table takes {MAX_ENTRIES} entries, and the grants need {needed}"
+        f" (they are for users, groups {who}: name fewer)"
+    )
+
+
+def _described(key: bytes) -> str:
+    """A holder in numbers, for messages."""
+    number, found = _KEY.unpack(key)[0], _kind_of(key)
+    if found == BLOCK:
+        return f"the range of uids {number << BLOCK_BITS}-{(number + 1 << BLOCK_BITS) - 1}"
+    return f"{'gid' if found == GROUP else 'uid'} {number}"
 
 
 def text_of(entries: Mapping[bytes, bytes]) -> bytes:
@@ -214,7 +232,7 @@ class _Builder:
             return 0
         if len(found) > MAX_NETWORKS:
             raise TableError(
-                f"one user or group has rules for {len(found)} addresses or networks of IPv{4 if size == 4 else 6},"
+                f"has rules for {len(found)} addresses or networks of IPv{4 if size == 4 else 6},"
                 f" and {MAX_NETWORKS} fit (name networks instead of their addresses)"
             )
         values = tuple(

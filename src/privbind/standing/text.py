@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import zlib
 
+from ..grant.policy import MAX_U32
 from ..values import value
-from .resolve import Key
+from .resolve import KINDS, Key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .resolve import Resolved
 
 _MAX_SIZE = 1 << 26  # bytes, unpacked: far more than a table that fits takes
@@ -52,12 +55,32 @@ def encode(granted: dict[Key, Granted]) -> bytes:
 
 
 def decode(text: bytes) -> dict[Key, Granted]:
-    """The inverse of `encode`. Raises ValueError for what is no such text."""
+    """The inverse of `encode`. Raises ValueError for what is no such text: whoever may load programs can write one."""
     try:
         rows = json.loads(zlib.decompressobj().decompress(text, _MAX_SIZE))
-        return {
-            Key(kind, first, count): Granted(name, tuple((tuple(rules), source) for rules, source in entries))
-            for kind, first, count, name, entries in rows
-        }
-    except (zlib.error, TypeError) as error:
+        return dict(map(_row, _list(rows)))
+    except (zlib.error, RecursionError, ValueError) as error:
         raise ValueError(f"not a text of standing grants: {error}") from None
+
+
+def _row(row: object) -> tuple[Key, Granted]:
+    kind, first, count, name, entries = _list(row)
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}")
+    for number in (first, count):
+        if type(number) is not int or not 0 <= number <= MAX_U32:
+            raise ValueError(f"{number!r} is no number of 32 bits")
+    held = tuple((tuple(map(_text, _list(rules))), _text(source)) for rules, source in map(_list, _list(entries)))
+    return Key(kind, first, count), Granted(_text(name), held)
+
+
+def _list(found: object) -> list[Any]:
+    if not isinstance(found, list):
+        raise ValueError(f"{found!r} is no list")  # noqa: TRY004  # all that is wrong with a text is a ValueError
+    return found
+
+
+def _text(found: object) -> str:
+    if not isinstance(found, str):
+        raise ValueError(f"{found!r} is no text")  # noqa: TRY004
+    return found
