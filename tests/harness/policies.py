@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from privbind.grant.grant import Grant
 from privbind.grant.policy import MAX_U32, PROTOCOLS, Policy, Ports, Rule
 
-from .machine import TCP, UDP, UDPLITE
+from .bpf_machine import TCP, UDP, UDPLITE
 
 ports = st.one_of(
     st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda pair: Ports(min(pair), max(pair))),

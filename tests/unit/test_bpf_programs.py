@@ -20,7 +20,7 @@ from privbind.mechanisms.bpf import assembly, compiler, disassembly, search
 from privbind.values import replaced
 
 from ..harness import machine
-from ..harness.machine import CONTEXT, TCP, UDP, UDPLITE, unreachable
+from ..harness.bpf_machine import CONTEXT, TCP, UDP, UDPLITE, unreachable
 from ..harness.policies import close_binds, close_rules, packed
 
 COUNTERS, MARKS = 0x30000000, 0x40000000

@@ -20,7 +20,7 @@ from privbind.standing.text import Granted
 
 from ..harness import machine
 from ..harness.install import ROOT
-from ..harness.machine import CONTEXT, TCP, UDP, reachable, unreachable
+from ..harness.bpf_machine import CONTEXT, TCP, UDP, reachable, unreachable
 from ..harness.policies import close_binds, close_rules, packed
 
 SLOT, TABLE, VALUES, ROOM = 21, 22, 0x50000000, 64
