@@ -66,9 +66,9 @@ def _load(call: Call) -> int:
 
 def _load_files(directory: str | None) -> str:
     """Load what the files grant; what to say about it."""
-    resolved = _resolved()
-    granted = text.describe(resolved)
-    with load.Target.open(directory) as target:
+    with load.Target.open(directory) as target, load.Lock():
+        resolved = _resolved()
+        granted = text.describe(resolved)
         changed = load.load(target, resolved.rules(), text.encode(granted))
     users, groups = (sum(key.kind == kind for key in granted) for kind in (UID, GID))
     what = f"grants for {counted(users, 'user')} and {counted(groups, 'group')} are in force"

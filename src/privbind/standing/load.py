@@ -89,7 +89,7 @@ def load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> b
     ``text`` says where they come from; equal texts are of equal grants. Raises PrivbindError; then what was in force
     before is in force.
     """
-    with _Lock(), _Attached(target) as attached:
+    with Lock(), _Attached(target) as attached:
         before = attached.read()
         if before is not None and before.text == text and attached.is_current:
             return False
@@ -112,7 +112,7 @@ def load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> b
 
 def unload(target: Target) -> bool:
     """Put no standing grants in force, and take the programs off; whether there were any. Raises PrivbindError."""
-    with _Lock(), _Attached(target) as attached:
+    with Lock(), _Attached(target) as attached:
         if not attached.programs:
             return False
         try:
@@ -285,38 +285,53 @@ class _Attached:
             self.slot = -1
 
 
-class _Lock:
-    """Keeps other loads out. It is on a file that only root can open, since whoever can open it can lock it."""
+class Lock:
+    """Keeps other loads out. It is on a file that only root can open, since whoever can open it can lock it.
+
+    Whoever holds it may take it again. A load takes it before it reads the files: of two loads at once, the one that
+    read earlier would otherwise be free to undo what the other has loaded.
+    """
+
+    _fd = -1
+    _held = 0
 
     def __enter__(self) -> None:
+        if Lock._held == 0:
+            self._take()
+        Lock._held += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        Lock._held -= 1
+        if Lock._held == 0:
+            posix.close(Lock._fd)
+
+    def _take(self) -> None:
         try:
             flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC | posix.O_NONBLOCK
-            self._fd = posix.open(LOCK, flags, 0o600)
+            fd = posix.open(LOCK, flags, 0o600)
         except OSError as error:
             raise PrivbindError(f"cannot open '{LOCK}', which keeps two loads apart: {strerror(error)}") from error
         try:
-            status = posix.fstat(self._fd)
+            status = posix.fstat(fd)
             if status.st_uid != posix.geteuid() or status.st_mode & 0o077:
                 raise PrivbindError(f"'{LOCK}' is open to others than root (remove it)")
             end = monotonic() + _PATIENCE_S
-            while not self._taken():
+            while not self._taken(fd):
                 if monotonic() > end:
                     raise PrivbindError(
                         f"another load has held '{LOCK}' for {_PATIENCE_S} seconds (fuser {LOCK} tells which process)"
                     )
                 sleep(0.01)
         except BaseException:
-            posix.close(self._fd)
+            posix.close(fd)
             raise
+        Lock._fd = fd
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        posix.close(self._fd)
-
-    def _taken(self) -> bool:
+    def _taken(self, fd: int) -> bool:
         try:
-            flock(self._fd, LOCK_EX | LOCK_NB)
+            flock(fd, LOCK_EX | LOCK_NB)
         except BlockingIOError:
             return False
         return True
