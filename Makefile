@@ -9,7 +9,7 @@ export PYTHON
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find src preload launcher man -name build -prune -o -name __pycache__ -prune -o -type f -print)
+SOURCES := $(shell find src preload launcher man packaging -name build -prune -o -name __pycache__ -prune -o -type f -print)
 C_FILES := $(shell find preload launcher tests/programs -name build -prune -o -name '*.[ch]' -print)
 
 .PHONY: help
@@ -60,7 +60,7 @@ lint: $(BIN)/.lint ## ruff, mypy, clang-format and shell syntax; changes nothing
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	clang-format --dry-run --Werror $(C_FILES)
-	sh -n tools/setup && sh -n tools/demo && bash -n .ci/run
+	sh -n tools/setup && sh -n tools/demo && sh -n packaging/openrc/privbind && bash -n .ci/run
 
 .PHONY: format
 format: $(BIN)/.lint ## put all sources into their form

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from privbind.linux import cgroup
 from privbind.mechanisms.bpf import own_cgroup
 
 from ..harness.host import Host, wait_for
-from ..harness.install import PROGRAMS, world_readable_folder
+from ..harness.install import PROGRAMS, PYTHON, ROOT, world_readable_folder
 from ..harness.launches import Tree, leftover
+from ..harness.machine import MACHINE, Granted
 from ..harness.matrix import MATRIX
-from ..harness.needs import skip_without_root
+from ..harness.needs import need, skip_without_root
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,6 +76,85 @@ def nothing_stays() -> Iterator[None]:
 
     with cgroup.own() as own:
         wait_for(swept, "the end of all cgroups of ended launches")
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Path]:
+    """What is in /srv/site: the test servers' files, built once where they must be."""
+    with world_readable_folder() as folder:
+        shutil.copytree(ROOT / "tests/servers", folder, dirs_exist_ok=True)
+        folder.chmod(0o1777)
+        (folder / "hello.txt").write_text("hello\n")
+        (folder / "Caddyfile").write_text(
+            "{\n skip_install_trust\n admin off\n}\n"
+            'http://:80 {\n respond "hello"\n}\nhttps://localhost {\n tls internal\n respond "hello"\n}\n'
+        )
+        (folder / "dnsmasq.conf").write_text(
+            "no-resolv\nno-hosts\nbind-interfaces\nlisten-address=127.0.0.1\naddress=/hello.test/192.0.2.7\n"
+        )
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def venv(site: Path) -> Path:
+    """/srv/site/venv with gunicorn and uvicorn, made where it will be seen: its scripts name their interpreter."""
+    make = f'{MACHINE}\n{PYTHON} -m venv --without-pip /srv/site/venv\nexec "$@"'
+    pip = [sys.executable, "-m", "pip", "--python", "/srv/site/venv/bin/python3", "install", "--quiet"]
+    command = ["unshare", "--mount", "sh", "-ec", make, "sh", *pip, "gunicorn", "uvicorn"]
+    subprocess.run(command, check=True, env=os.environ | {"PRIVBIND": "/mnt/bin/privbind", "SITE": str(site)})
+    return site / "venv"
+
+
+@pytest.fixture(scope="session")
+def go_server(site: Path) -> Path:
+    """/srv/site/serve, static."""
+    need("go")
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": f"{site}/cache", "GOFLAGS": "-mod=mod"}
+    subprocess.run(["go", "build", "-o", site / "serve", site / "serve.go"], check=True, env=environment, cwd=site)
+    return site / "serve"
+
+
+@pytest.fixture(scope="session")
+def jar(site: Path) -> Path:
+    """/srv/site/site.jar."""
+    need("javac", "jar", "java")
+    subprocess.run(["javac", "-d", site, site / "Serve.java"], check=True)
+    classes = sorted(path.name for path in site.glob("Serve*.class"))
+    subprocess.run(["jar", "--create", f"--file={site}/site.jar", "--main-class=Serve", *classes], check=True, cwd=site)
+    return site / "site.jar"
+
+
+@pytest.fixture(scope="session")
+def pm2(site: Path) -> Path:
+    """/srv/site/pm2, from npm."""
+    need("node", "npm")
+    place = site / "pm2"
+    command = [
+        "npm",
+        "install",
+        "--global",
+        f"--prefix={place}",
+        f"--cache={site}/npm",
+        "--no-audit",
+        "--no-fund",
+        "pm2",
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return place
+
+
+@pytest.fixture
+def granted(installed: Path, site: Path) -> Iterator[Granted]:
+    """A machine of the test's own whose users can have standing grants."""
+    tree = Tree()
+    try:
+        made = Granted(installed, site, tree)
+        try:
+            yield made
+        finally:
+            made.close()
+    finally:
+        tree.remove()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

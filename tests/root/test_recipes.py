@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from privbind.linux import cgroup
-
-from ..harness.host import Host, Result, gone, kill, python, status_of, wait_for
-from ..harness.install import PYTHON, world_readable_folder
+from ..harness.host import gone, kill, python, status_of, wait_for
+from ..harness.machine import (
+    ALICE,
+    LISTENING,
+    WWW_DATA,
+    Machine,
+    as_user,
+    children_of,
+    denied,
+    descendants,
+    unprivileged,
+)
 from ..harness.needs import need
+from ..harness.systemd import SYSTEMD, System
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SERVERS = ROOT / "tests/servers"
 
 FENCE = re.compile(r"^```(\w+) ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {name: text for _, name, text in FENCE.findall((ROOT / "docs/recipes.md").read_text())}
@@ -38,21 +43,8 @@ RUN_HERE = {
     *("gunicorn", "uvicorn", "node", "pm2-runtime", "pm2", "java", "go", "caddy", "dnsmasq"),
 }
 
-WWW_DATA = 33  # Debian's base-passwd
-ALICE = 4711
 NET_BIND_SERVICE = 1 << 10
 
-GET = """
-import sys, urllib.request
-print(urllib.request.urlopen("http://127.0.0.1/" + sys.argv[1], timeout=30).read().decode(), end="")
-"""
-LISTENING = """
-import socket, sys
-try:
-    socket.create_connection(("127.0.0.1", int(sys.argv[1]))).close()
-except ConnectionRefusedError:
-    raise SystemExit(1)
-"""
 ASK_DNS = """
 import socket, struct
 query = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + b"\\5hello\\4test\\0" + struct.pack("!2H", 1, 1)
@@ -65,68 +57,6 @@ with socket.create_connection(("127.0.0.1", 53)) as s:
     print(socket.inet_ntoa(s.recv(514)[-4:]))
 """
 
-MACHINE = """
-mount --make-rprivate /
-mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin
-ln -s "/srv/privbind/bin/${PRIVBIND##*/}" /usr/local/sbin/privbind
-mkdir -p /run/privbind-recipes
-mount -t tmpfs -o mode=755 tmpfs /run/privbind-recipes
-cp -p /etc/passwd /etc/group /etc/shadow /run/privbind-recipes
-echo 'alice:x:4711:4711::/nonexistent:/bin/sh' >> /run/privbind-recipes/passwd
-echo 'alice:x:4711:' >> /run/privbind-recipes/group
-echo 'alice:*:19000:0:99999:7:::' >> /run/privbind-recipes/shadow
-for file in passwd group shadow; do mount --bind /run/privbind-recipes/$file /etc/$file; done
-mount -t tmpfs -o mode=755 tmpfs /srv
-mkdir /srv/privbind /srv/site
-mount --bind "${PRIVBIND%/bin/*}" /srv/privbind
-mount --bind "$SITE" /srv/site
-"""
-"""A machine as the page has it: privbind in /usr/local/sbin, a user alice, the server's files in /srv/site."""
-
-
-class Machine(Host):
-    """A network namespace and a mount namespace of a test's own, set up as the page describes."""
-
-    def __init__(self, privbind: Path, site: Path, prepare: str = "") -> None:
-        """``prepare``: shell commands run in the network namespace first."""
-        super().__init__(privbind, prepare)
-        self.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/srv/site/pm2/bin"
-        self._mounts = self.popen(
-            ["unshare", "--mount", "sh", "-ec", f"{MACHINE}\necho ready; exec cat"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PRIVBIND": str(privbind), "SITE": str(site)},
-        )
-        assert self._mounts.stdout is not None
-        assert self._mounts.stdout.readline() == "ready\n"
-        self.enter = [
-            *("nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self._mounts.pid}/ns/mnt", "--"),
-            *("env", f"PATH={self.path}"),
-        ]
-
-    def close(self) -> None:
-        """End everything in the network namespace, daemons and the processes of containers included."""
-        own = os.readlink(f"/proc/{self.pid}/ns/net")
-        assert own != os.readlink("/proc/self/ns/net")
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
-            with contextlib.suppress(OSError):
-                if pid != self.pid and os.readlink(f"/proc/{pid}/ns/net") == own:
-                    kill(pid)
-        super().close()
-
-    def serves(self, process: subprocess.Popen[Any], port: int = 80) -> None:
-        """Wait until a program that was started here listens; it fails when the program ends instead."""
-
-        def listening() -> bool:
-            assert process.poll() is None, process.communicate()
-            return self.run(python(LISTENING, str(port))).status == 0
-
-        wait_for(listening, f"a server on port {port}")
-
-    def page(self, name: str = "hello.txt") -> str:
-        """What the server on port 80 answers."""
-        return self.run(python(GET, name)).ok().out
-
 
 def words(name: str) -> list[str]:
     """A block of one command line, as words."""
@@ -137,93 +67,6 @@ def without_privbind(argv: list[str]) -> list[str]:
     """The same command line for the negative control: assignments, and what follows --."""
     assignments = [word for word in argv[: argv.index("--")] if re.match(r"[A-Z_]+=", word)]
     return [*assignments, *argv[argv.index("--") + 1 :]]
-
-
-def as_user(uid: int, argv: list[str]) -> list[str]:
-    """A command line as a user without privileges."""
-    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "env", *argv]
-
-
-def denied(found: Result) -> None:
-    """The control: the program did not get its port."""
-    assert re.search("ermission denied|EACCES|BindException", found.out + found.err), found
-
-
-def unprivileged(pid: int, uid: int = WWW_DATA, capabilities: int = 0) -> None:
-    """Check whose process it is, and that it has no more than these capabilities."""
-    status = status_of(pid)
-    assert status["Uid"].split() == [str(uid)] * 4
-    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == capabilities
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Path]:
-    """What is in /srv/site: the test servers' files, built once where they must be."""
-    with world_readable_folder() as folder:
-        shutil.copytree(SERVERS, folder, dirs_exist_ok=True)
-        folder.chmod(0o1777)
-        (folder / "hello.txt").write_text("hello\n")
-        (folder / "Caddyfile").write_text(
-            "{\n skip_install_trust\n admin off\n}\n"
-            'http://:80 {\n respond "hello"\n}\nhttps://localhost {\n tls internal\n respond "hello"\n}\n'
-        )
-        (folder / "dnsmasq.conf").write_text(
-            "no-resolv\nno-hosts\nbind-interfaces\nlisten-address=127.0.0.1\naddress=/hello.test/192.0.2.7\n"
-        )
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def venv(site: Path) -> Path:
-    """/srv/site/venv with gunicorn and uvicorn, made where it will be seen: its scripts name their interpreter."""
-    make = f'{MACHINE}\n{PYTHON} -m venv --without-pip /srv/site/venv\nexec "$@"'
-    pip = [sys.executable, "-m", "pip", "--python", "/srv/site/venv/bin/python3", "install", "--quiet"]
-    command = ["unshare", "--mount", "sh", "-ec", make, "sh", *pip, "gunicorn", "uvicorn"]
-    subprocess.run(command, check=True, env=os.environ | {"PRIVBIND": "/mnt/bin/privbind", "SITE": str(site)})
-    return site / "venv"
-
-
-@pytest.fixture(scope="module")
-def go_server(site: Path) -> Path:
-    """/srv/site/serve, static."""
-    need("go")
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": f"{site}/cache", "GOFLAGS": "-mod=mod"}
-    subprocess.run(["go", "build", "-o", site / "serve", site / "serve.go"], check=True, env=environment, cwd=site)
-    return site / "serve"
-
-
-@pytest.fixture(scope="module")
-def jar(site: Path) -> Path:
-    """/srv/site/site.jar."""
-    need("javac", "jar", "java")
-    subprocess.run(["javac", "-d", site, site / "Serve.java"], check=True)
-    classes = sorted(path.name for path in site.glob("Serve*.class"))
-    subprocess.run(["jar", "--create", f"--file={site}/site.jar", "--main-class=Serve", *classes], check=True, cwd=site)
-    return site / "site.jar"
-
-
-@pytest.fixture(scope="module")
-def pm2(site: Path) -> Path:
-    """/srv/site/pm2, from npm."""
-    need("node", "npm")
-    place = site / "pm2"
-    command = [
-        "npm",
-        "install",
-        "--global",
-        f"--prefix={place}",
-        f"--cache={site}/npm",
-        "--no-audit",
-        "--no-fund",
-        "pm2",
-    ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return place
 
 
 @pytest.fixture
@@ -421,12 +264,6 @@ def test_sudo_refuses_any_other_line(sudo_machine: Machine, line: str) -> None:
     assert "a password is required" in found.err
 
 
-def descendants(pid: int) -> list[int]:
-    """All processes below a process."""
-    below = children_of(pid)
-    return below + [further for child in below for further in descendants(child)]
-
-
 # Containers ---------------------------------------------------------------------------------------------------------
 
 
@@ -588,94 +425,6 @@ def test_readiness_comes_from_the_main_process(machine: Machine, venv: Path, sit
         machine.serves(process)
         process.terminate()
         process.wait(timeout=60)
-
-
-SYSTEMD = "/lib/systemd/systemd"
-TARGETS = ("default", "sysinit", "basic", "shutdown", "network", "multi-user", "umount", "exit")
-
-INIT = """
-mount -t proc proc /proc
-mount --bind /proc/sys /proc/sys
-mount -o remount,bind,ro /proc/sys
-mount -t sysfs -o ro sysfs /sys
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t tmpfs -o mode=755 tmpfs /run
-exec env container=other SYSTEMD_UNIT_PATH=/srv/site/units SYSTEMD_GENERATOR_PATH=/nonexistent \
-    setpriv --bounding-set=-sys_time,-sys_boot,-sys_module,-sys_rawio,-syslog,-mknod \
-    "$SYSTEMD" --system --unit=default.target --show-status=no --log-target=null
-"""
-"""systemd as process 1 of namespaces of its own, which sees its own cgroups only and can change nothing outside."""
-
-
-class System:
-    """A real systemd, in namespaces of its own on a machine of a test's own, with units of the test's own."""
-
-    def __init__(self, machine: Machine, site: Path, cgroup_name: str) -> None:
-        """Start it."""
-        self.machine = machine
-        self.units = site / "units"
-        shutil.rmtree(self.units, ignore_errors=True)
-        self.units.mkdir()
-        for name in TARGETS:
-            self.write(f"{name}.target", "[Unit]\nDefaultDependencies=no\n")
-        own = cgroup.own()
-        try:
-            os.mkdir(cgroup_name, dir_fd=own.fd)
-            self.cgroup = os.open(cgroup_name, os.O_RDONLY, dir_fd=own.fd)
-        finally:
-            own.close()
-        self._name = cgroup_name
-        namespaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork"]
-        enter = f'echo $$ > /proc/{os.getpid()}/fd/{self.cgroup}/cgroup.procs; exec "$@"'
-        unshare = ["sh", "-ec", enter, "sh", "unshare", *namespaces, "sh", "-ec", INIT]
-        self._process = machine.popen(
-            unshare, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | {"SYSTEMD": SYSTEMD}
-        )
-        wait_for(self._up, "systemd's start")
-
-    def _up(self) -> bool:
-        assert self._process.poll() is None, "systemd ended"
-        below = children_of(self._process.pid)
-        if not below or Path(f"/proc/{below[0]}/comm").read_text() != "systemd\n":
-            return False
-        self._pid = below[0]
-        return self.control("is-system-running").out in ("running\n", "degraded\n")
-
-    def control(self, *words: str) -> Result:
-        """Run systemctl there."""
-        enter = ["nsenter", f"--target={self._pid}", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--net"]
-        return self.machine.run([*enter, "env", "SYSTEMD_UNIT_PATH=/srv/site/units", "systemctl", *words])
-
-    def write(self, name: str, text: str) -> None:
-        """Put a unit file or a drop-in there."""
-        path = self.units / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-
-    def shows(self, unit: str, name: str) -> str:
-        """A property of a unit."""
-        return self.control("show", unit, f"--property={name}", "--value").ok().out.strip()
-
-    def cgroups(self, path: str = ".") -> list[str]:
-        """The cgroups below one of systemd's."""
-        place = Path(f"/proc/self/fd/{self.cgroup}") / path
-        return sorted(str(found.relative_to(place)) for found in place.rglob("*") if found.is_dir())
-
-    def close(self) -> None:
-        """End it and all that it started, and remove its cgroups."""
-        for pid in children_of(self._process.pid):
-            kill(pid)
-        self._process.wait()
-        os.close(self.cgroup)
-        own = cgroup.own()
-        try:
-            place = Path(f"/proc/self/fd/{own.fd}/{self._name}")
-            wait_for(lambda: "populated 0" in (place / "cgroup.events").read_text(), "the end of all processes")
-            for path in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
-                path.rmdir()
-            place.rmdir()
-        finally:
-            own.close()
 
 
 @pytest.fixture

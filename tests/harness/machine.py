@@ -1,0 +1,164 @@
+"""A machine to run recipes on: namespaces of a test's own in which it is set up as the pages of docs/ describe it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from privbind.linux import cgroup
+
+from .host import Host, Result, kill, python, status_of, wait_for
+from .launches import Tree
+
+WWW_DATA = 33  # Debian's base-passwd
+ALICE = 4711
+BOB = 4712
+
+GET = """
+import sys, urllib.request
+print(urllib.request.urlopen("http://127.0.0.1/" + sys.argv[1], timeout=30).read().decode(), end="")
+"""
+LISTENING = """
+import socket, sys
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[1]))).close()
+except ConnectionRefusedError:
+    raise SystemExit(1)
+"""
+MACHINE = """
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin
+ln -s "/srv/privbind/bin/${PRIVBIND##*/}" /usr/local/sbin/privbind
+ln -s /srv/privbind/bin/privbindctl /usr/local/sbin/privbindctl
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/etc
+cp -a /etc/. /run/etc
+mount --bind /run/etc /etc
+for user in alice:4711 bob:4712; do
+    name=${user%:*} id=${user#*:}
+    echo "$name:x:$id:$id::/home/$name:/bin/sh" >> /etc/passwd
+    echo "$name:x:$id:" >> /etc/group
+    echo "$name:*:19000:0:99999:7:::" >> /etc/shadow
+done
+mount -t tmpfs -o mode=755 tmpfs /home
+mkdir -m 700 /home/alice /home/bob
+chown 4711:4711 /home/alice
+chown 4712:4712 /home/bob
+mount -t tmpfs -o mode=755 tmpfs /srv
+mkdir /srv/privbind /srv/site
+mount --bind "${PRIVBIND%/bin/*}" /srv/privbind
+mount --bind "$SITE" /srv/site
+"""
+"""A machine as the pages of docs/ have it: privbind in /usr/local/sbin, users alice and bob, files in /srv/site.
+
+/etc, /run, /home and /srv are its own.
+"""
+
+ONE_CGROUP = """
+mount --bind "$OWN_CGROUP" "$HIERARCHY"
+"""
+"""Of the hierarchy of cgroup v2 only the test's own cgroup is to be seen: nothing can be put on the real root."""
+
+
+class Machine(Host):
+    """A network namespace and a mount namespace of a test's own, set up as the page describes."""
+
+    def __init__(self, privbind: Path, site: Path, prepare: str = "", mounts: str = "", **variables: str) -> None:
+        """``prepare``: shell commands run in the network namespace first; ``mounts``: more of them behind MACHINE."""
+        super().__init__(privbind, prepare)
+        self.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/srv/site/pm2/bin"
+        self._mounts = self.popen(
+            ["unshare", "--mount", "sh", "-ec", f"{MACHINE}{mounts}\necho ready; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PRIVBIND": str(privbind), "SITE": str(site)} | variables,
+        )
+        assert self._mounts.stdout is not None
+        assert self._mounts.stdout.readline() == "ready\n"
+        self.root = Path(f"/proc/{self._mounts.pid}/root")
+        self.enter = [
+            *("nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self._mounts.pid}/ns/mnt", "--"),
+            *("env", f"PATH={self.path}"),
+        ]
+
+    def close(self) -> None:
+        """End everything in the network namespace, daemons and the processes of containers included."""
+        own = os.readlink(f"/proc/{self.pid}/ns/net")
+        assert own != os.readlink("/proc/self/ns/net")
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+            with contextlib.suppress(OSError):
+                if pid != self.pid and os.readlink(f"/proc/{pid}/ns/net") == own:
+                    kill(pid)
+        super().close()
+
+    def serves(self, process: subprocess.Popen[Any], port: int = 80) -> None:
+        """Wait until a program that was started here listens; it fails when the program ends instead."""
+
+        def listening() -> bool:
+            assert process.poll() is None, process.communicate()
+            return self.run(python(LISTENING, str(port))).status == 0
+
+        wait_for(listening, f"a server on port {port}")
+
+    def page(self, name: str = "hello.txt") -> str:
+        """What the server on port 80 answers."""
+        return self.run(python(GET, name)).ok().out
+
+
+class Granted(Machine):
+    """A machine whose users can have standing grants: all that runs on it is in a cgroup of the test's own.
+
+    The cgroup is at `self.cgroup` there, and the root of the hierarchy cannot be seen.
+    """
+
+    def __init__(self, privbind: Path, site: Path, tree: Tree, prepare: str = "", mounts: str = "") -> None:
+        """``tree`` is the cgroup."""
+        own = os.readlink(f"/proc/self/fd/{tree.fd}")
+        hierarchy = next(point for _, _, point in cgroup.mounts("cgroup2") if own.startswith(f"{point}/"))
+        super().__init__(privbind, site, prepare, f"{ONE_CGROUP}{mounts}", OWN_CGROUP=own, HIERARCHY=hierarchy)
+        self.cgroup = hierarchy
+        self._tree = tree
+        join = 'echo $$ > "$1/cgroup.procs"; shift; exec "$@"'
+        self.enter += ["sh", "-ec", join, "sh", hierarchy]
+
+    def ctl(self, *words: str) -> Result:
+        """Run privbindctl for the test's own cgroup."""
+        return self.run(["privbindctl", *words, f"--cgroup={self.cgroup}"])
+
+    def close(self) -> None:
+        """End everything here, and wait until the cgroup is empty."""
+        super().close()
+        events = Path(f"/proc/self/fd/{self._tree.fd}/cgroup.events")
+        wait_for(lambda: "populated 0" in events.read_text(), "the end of all processes")
+
+
+def as_user(uid: int, argv: list[str]) -> list[str]:
+    """A command line as a user without privileges."""
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "env", *argv]
+
+
+def denied(found: Result) -> None:
+    """The control: the program did not get its port."""
+    assert re.search("ermission denied|EACCES|BindException", found.out + found.err), found
+
+
+def unprivileged(pid: int, uid: int = WWW_DATA, capabilities: int = 0) -> None:
+    """Check whose process it is, and that it has no more than these capabilities."""
+    status = status_of(pid)
+    assert status["Uid"].split() == [str(uid)] * 4
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == capabilities
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below a process."""
+    below = children_of(pid)
+    return below + [further for child in below for further in descendants(child)]
