@@ -130,7 +130,8 @@ class Granted(Machine):
         return self.run(["privbindctl", *words, f"--cgroup={self.cgroup}"])
 
     def close(self) -> None:
-        """End everything here, and wait until the cgroup is empty."""
+        """End everything here, also what made namespaces of its own, and wait until the cgroup is empty."""
+        self._tree.write("cgroup.kill", "1")
         super().close()
         events = Path(f"/proc/self/fd/{self._tree.fd}/cgroup.events")
         wait_for(lambda: "populated 0" in events.read_text(), "the end of all processes")

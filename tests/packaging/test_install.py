@@ -56,7 +56,7 @@ def test_each_install_says_its_version(install: Install) -> None:
 
 
 def test_the_wheel_serves_every_python_on_this_architecture(wheel: Path) -> None:
-    """It has the shim, the launcher and what belongs to them, and no entry point that would start Python its own way."""
+    """Shim, launcher and what belongs to them are in it, and no entry point that would start Python its own way."""
     assert wheel.name == f"privbind-{__version__}-py3-none-linux_{platform.machine()}.whl"
     files = contents(wheel)
     data = f"privbind-{__version__}.data"
