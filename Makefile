@@ -24,9 +24,21 @@ demo: demo-set-up wheel ## a real server as nobody on port 80, asked for a page 
 demo-set-up:
 	@tools/setup demo
 
+# Each part of the tests has a time of its own (tools/parts.py), and the last line says how many passed, failed, were skipped.
+PARTS := c unit root standing containers kernels packaging
+RUN_PARTS = $(BIN)/python tools/parts.py
+
 .PHONY: test
-test: test-set-up test-c $(BIN)/.test wheel ## all tests (as root; installs what is missing)
-	$(BIN)/python -m pytest $(PYTEST)
+test: test-set-up $(BIN)/.test wheel ## all tests (as root; installs what is missing)
+	@$(RUN_PARTS) $(PARTS) -- $(PYTEST)
+
+.PHONY: test-all
+test-all: test-set-up $(BIN)/.test wheel ## the same, each as long as it makes sense: more examples, more rounds
+	@PRIVBIND_TEST_LONG=1 $(RUN_PARTS) $(PARTS) -- $(PYTEST)
+
+.PHONY: ci
+ci: test-set-up $(BIN)/.lint wheel ## lint and all tests: what CI does
+	@$(RUN_PARTS) lint $(PARTS)
 
 .PHONY: test-set-up
 test-set-up:
@@ -34,15 +46,27 @@ test-set-up:
 
 .PHONY: test-unit
 test-unit: $(BIN)/.test ## tests that need no root, in seconds
-	$(BIN)/python -m pytest tests/unit $(PYTEST)
+	@$(RUN_PARTS) unit -- $(PYTEST)
 
 .PHONY: test-root
 test-root: $(BIN)/.test wheel ## tests of the installed command, each in a network namespace of its own (as root)
-	$(BIN)/python -m pytest tests/root $(PYTEST)
+	@$(RUN_PARTS) root -- $(PYTEST)
+
+.PHONY: test-standing
+test-standing: $(BIN)/.test wheel ## tests of grants that stand apart from launches (as root)
+	@$(RUN_PARTS) standing -- $(PYTEST)
+
+.PHONY: test-containers
+test-containers: $(BIN)/.test wheel ## tests in and of containers (as root)
+	@$(RUN_PARTS) containers -- $(PYTEST)
+
+.PHONY: test-kernels
+test-kernels: $(BIN)/.test wheel ## tests on other kernels, under qemu
+	@$(RUN_PARTS) kernels -- $(PYTEST)
 
 .PHONY: test-packaging
 test-packaging: $(BIN)/.test wheel ## tests of installing it: pip, pipx, editable, without a compiler (as root)
-	$(BIN)/python -m pytest tests/packaging $(PYTEST)
+	@$(RUN_PARTS) packaging -- $(PYTEST)
 
 .PHONY: test-c
 test-c: ## tests in C of the shim (sanitizers, musl, aarch64 under qemu) and of the launcher

@@ -1,4 +1,7 @@
-"""How much is tried: some thousand examples in seconds, or what PRIVBIND_FUZZ_EXAMPLES says (each, for each target)."""
+"""How much is tried: what fits into seconds, or with PRIVBIND_TEST_LONG set as much as makes sense.
+
+PRIVBIND_FUZZ_EXAMPLES says otherwise how many examples a fuzz target gets.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = int(os.environ.get("PRIVBIND_FUZZ_EXAMPLES", "1000"))
+LONG = os.environ.get("PRIVBIND_TEST_LONG", "") not in ("", "0")
+"""Whether a test may take minutes."""
+
+EXAMPLES = int(os.environ.get("PRIVBIND_FUZZ_EXAMPLES", "100000" if LONG else "1000"))
 
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)

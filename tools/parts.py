@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""Runs the parts of the tests one after the other, and says how long each took and how many tests passed in all.
+
+    parts.py PART... [-- PYTEST-ARGUMENT...]
+
+Each part has a time that it must not take longer than; in CI (where CI is set) it is ended then. The last line is
+always "N passed, N failed, N skipped". A part that fails although none of its tests did counts as one failed test.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "build/results"
+
+
+class Part(NamedTuple):
+    """A command, or folders below tests for pytest; and how many minutes it has."""
+
+    minutes: int
+    folders: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+
+PARTS = {
+    "lint": Part(3, command=("make", "--no-print-directory", "lint")),
+    "c": Part(4, command=("make", "--no-print-directory", "test-c")),
+    "unit": Part(3, ("unit", "fuzz")),
+    "root": Part(9, ("root",)),
+    "standing": Part(6, ("standing",)),
+    "containers": Part(5, ("containers",)),
+    "kernels": Part(6, ("kernels",)),
+    "packaging": Part(5, ("packaging",)),
+}
+LONG_MINUTES = 240
+"""What each has instead where PRIVBIND_TEST_LONG is set."""
+ENDING_S = 60
+"""How long an interrupted part has to clean up after itself."""
+
+_NO_TESTS = 5  # pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+class Outcome:
+    """How a part went."""
+
+    def __init__(self, name: str) -> None:
+        """Nothing has happened yet."""
+        self.name = name
+        self.took_s = 0.0
+        self.counts: Counter[str] = Counter()
+        self.skips: Counter[str] = Counter()
+        self.failed: list[str] = []
+
+    def row(self) -> str:
+        """Its line in the table."""
+        told = ", ".join(f"{self.counts[kind]} {kind}" for kind in ("passed", "failed", "skipped") if self.counts[kind])
+        return f"{self.name:12} {_clock(self.took_s):>6} {_clock(_seconds(self.name)):>7}   {told or 'done'}"
+
+
+def _seconds(name: str) -> float:
+    return 60 * (LONG_MINUTES if os.environ.get("PRIVBIND_TEST_LONG") else PARTS[name].minutes)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def run(name: str, arguments: list[str]) -> list[Outcome]:
+    """Run a part; nothing where this checkout has none of its tests."""
+    part = PARTS[name]
+    folders = [str(Path("tests", folder)) for folder in part.folders if (ROOT / "tests" / folder).is_dir()]
+    if part.folders and not folders:
+        return []
+    outcome = Outcome(name)
+    results = RESULTS / f"{name}.xml"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.unlink(missing_ok=True)
+    command = [*part.command]
+    if folders:
+        command = [sys.executable, "-m", "pytest", *folders, f"--junitxml={results}", *arguments]
+    print(f"\n===== {name}: {shlex.join(command)}", flush=True)
+    start = time.monotonic()
+    status, over = _execute(command, outcome, counted=name == "c")
+    outcome.took_s = time.monotonic() - start
+    if folders:
+        _read(results, outcome)
+    if over:
+        _fail(outcome, "took too long")
+    elif status and not outcome.counts["failed"] and not (status == _NO_TESTS and arguments):
+        _fail(outcome, f"ended with status {status}")
+    return [outcome]
+
+
+def _fail(outcome: Outcome, why: str) -> None:
+    outcome.counts["failed"] += 1
+    outcome.failed.append(f"{outcome.name}: {why}")
+
+
+def _execute(command: list[str], outcome: Outcome, *, counted: bool) -> tuple[int, bool]:
+    """Run a command; its status, and whether its time was over before it had ended."""
+    # Not the variables of the make that runs this: its job server is not for others.
+    kept = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
+    process = subprocess.Popen(command, cwd=ROOT, env=kept, stdout=subprocess.PIPE if counted else None, text=True)
+    over = threading.Event()
+    timer = threading.Timer(_seconds(outcome.name), _end, (process, over))
+    if os.environ.get("CI"):  # people may have a slower machine
+        timer.start()
+    try:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            _count_c(line, outcome)
+        return process.wait(), over.is_set()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    finally:
+        timer.cancel()
+
+
+def _end(process: subprocess.Popen[str], over: threading.Event) -> None:
+    """The time of a part is over. pytest takes its fixtures down when interrupted; make ends what it runs."""
+    over.set()
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(ENDING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _count_c(line: str, outcome: Outcome) -> None:
+    """The tests in C and sh print a line each."""
+    word, _, rest = line.partition(" ")
+    if word == "ok" and rest:
+        outcome.counts["passed"] += 1
+    elif word == "FAILED":
+        outcome.counts["failed"] += 1
+        outcome.failed.append(f"{outcome.name}: {rest.strip()}")
+
+
+def _read(results: Path, outcome: Outcome) -> None:
+    """Count what pytest has written down."""
+    try:
+        cases = ET.parse(results).iter("testcase")
+    except (OSError, ET.ParseError):
+        return
+    for case in cases:
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.counts["failed"] += 1
+            outcome.failed.append(f"{outcome.name}: {case.get('classname')}::{case.get('name')}")
+        elif (skipped := case.find("skipped")) is not None:
+            outcome.counts["skipped"] += 1
+            outcome.skips[skipped.get("message", "")] += 1
+        else:
+            outcome.counts["passed"] += 1
+
+
+def summary(outcomes: list[Outcome]) -> bool:
+    """Print all that there is to say; whether everything passed."""
+    print(f"\n{'part':12} {'took':>6} {'at most':>7}")
+    for outcome in outcomes:
+        print(outcome.row())
+    for reason, count in sum((outcome.skips for outcome in outcomes), Counter[str]()).items():
+        print(f"skipped, {count} of them: {reason}")
+    for line in (line for outcome in outcomes for line in outcome.failed):
+        print(f"failed: {line}")
+    counts = sum((outcome.counts for outcome in outcomes), Counter[str]())
+    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped", flush=True)
+    return not counts["failed"]
+
+
+def main(argv: list[str]) -> int:
+    """Run the parts that the command line names."""
+    split = argv.index("--") if "--" in argv else len(argv)
+    names, arguments = argv[:split], argv[split + 1 :]
+    if not names or not PARTS.keys() >= {*names}:
+        print(f"{__doc__}\nThe parts are: {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    # Where it is ignored (a background job), it would be in what is started here, which could not be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    outcomes = []
+    try:
+        for name in names:
+            outcomes += run(name, arguments)
+    except KeyboardInterrupt:
+        return 130
+    return 0 if summary(outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
