@@ -10,6 +10,9 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src preload launcher man packaging -name build -prune -o -name __pycache__ -prune -o -type f -print)
+SHELL_FILES := .ci/run tools/setup tools/demo launcher/privbind.sh.in packaging/openrc/privbind \
+	$(shell find launcher preload completions \
+	-name build -prune -o \( -name '*.sh' -o -name '*.bash' \) -print)
 C_FILES := $(shell find preload launcher tests/programs -name build -prune -o -name '*.[ch]' -print)
 
 .PHONY: help
@@ -78,13 +81,13 @@ bench: $(BIN)/.test wheel ## ratios against root's own bind, authbind and the ba
 	$(BIN)/python bench/run.py
 
 .PHONY: lint
-lint: $(BIN)/.lint ## ruff, mypy, clang-format and shell syntax; changes nothing
+lint: $(BIN)/.lint ## ruff, mypy, clang-format and shellcheck; changes nothing
 	@tools/setup lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	clang-format --dry-run --Werror $(C_FILES)
-	sh -n tools/setup && sh -n tools/demo && sh -n packaging/openrc/privbind && bash -n .ci/run
+	shellcheck $(SHELL_FILES)
 
 .PHONY: format
 format: $(BIN)/.lint ## put all sources into their form

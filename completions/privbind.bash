@@ -93,7 +93,7 @@ _privbind_services()
 {
     local name port
     while read -r name port _; do
-        [[ $name != '#'* && ${port%/*} -lt 1024 && ${port#*/} == ${1:-*} ]] && echo "$name"
+        [[ $name != '#'* && ${port%/*} -lt 1024 && ${1:-${port#*/}} == "${port#*/}" ]] && echo "$name"
     done 2>/dev/null </etc/services
 }
 

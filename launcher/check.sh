@@ -38,6 +38,7 @@ expect 'environment' "$(env -i A=1 PYTHONPATH=/x B= "$c" -x '' 'a b')" \
 expect 'odd entries' "$(env -i 'A=a
 b' 'x y=1' "$c")" "0 b'A=a\\nb\\x00x y=1\\x00' [] 1 False"
 expect 'no environment' "$(env -i "$c")" "0 b'' [] 1 False"
+# shellcheck disable=SC2016 # the inner shell's own
 expect 'closed low numbers' "$(env -i sh -c 'exec "$0" 3>&1 4>&1 <&-' "$c" | cut -c1-4)" "0 b'"
 expect 'sh launcher' "$(env -i PYTHONPATH=/x "$sh" -x '' 'a b')" "0 b'(from /proc)' ['-x', '', 'a b'] 1 True"
 # SIGHUP, SIGQUIT and SIGPIPE: bits 0, 2 and 12.

@@ -22,14 +22,18 @@ check() {
 try() {
     name=$1 with=$2 without=$3
     shift 3
+    # shellcheck disable=SC2086 # a runner is several words
     check "$name without" "$without" "$("$grant" - $runner "$folder/$name$suffix" "$@" 2>&1)"
+    # shellcheck disable=SC2086
     check "$name" "$with" "$("$grant" "$shim" $runner "$folder/$name$suffix" "$@" 2>&1)"
 }
 
 runner=$*
 n='[0-9]+'
 word='[a-z0-9-]+'
-ulimit -S -n 700 # closers fills every number and needs some above; rresvport takes 512
+# closers fills every number and needs some above; rresvport takes 512.
+# shellcheck disable=SC3045 # no POSIX, but dash, busybox and bash have -S
+ulimit -S -n 700
 
 try trybind 'ok .*' 'EACCES' tcp 4 127.0.0.1 80 udp 4 0.0.0.0 80 tcp 6 ::1 81 udp 6only ::1 83 tcp 6 :: 84
 try threads 'ok 800' 'EACCES 800' 4 200

@@ -18,9 +18,14 @@ names() {
     nm -D "$library" | awk -v kinds="$1" 'index(kinds, $(NF - 1)) { print $NF }' | sort
 }
 
-[ "$(names TtBbDdRrVWi)" = "$(printf '%s\n' $exports | sort)" ] || fail "exports $(names TtBbDdRrVWi | tr '\n' ' ')"
+# One name a line, in one order.
+listed() {
+    printf '%s\n' "$1" | tr ' ' '\n' | sort
+}
+
+[ "$(names TtBbDdRrVWi)" = "$(listed "$exports")" ] || fail "exports $(names TtBbDdRrVWi | tr '\n' ' ')"
 # aarch64 keeps the stack protector's value in a variable, x86-64 in the thread's area.
-[ "$(names Uwv | grep -vx __stack_chk_guard)" = "$(printf '%s\n' $imports | sort)" ] ||
+[ "$(names Uwv | grep -vx __stack_chk_guard)" = "$(listed "$imports")" ] ||
     fail "imports $(names Uwv | tr '\n' ' ')"
 dynamic=$(readelf -dW "$library")
 case $dynamic in *NEEDED*) fail 'it needs another library' ;; esac
