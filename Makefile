@@ -106,21 +106,30 @@ dist/.made: $(BIN)/.build $(SOURCES) hatch_build.py pyproject.toml README.md LIC
 	@find dist -name '*.whl' ! -name "$$(ls build/wheel)" -delete && mv build/wheel/*.whl dist/
 	@touch $@
 
-# What each part needs, in one virtual environment.
-$(BIN)/.build: pyproject.toml
+# What each part needs, in one virtual environment: the groups of pyproject.toml, in the versions that tools/locked has.
+LOCKED := tools/locked
+GROUPS := build test lint lock
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+	--requirement $<
+
+$(BIN)/.build: $(LOCKED)/build.txt
 	@tools/setup build
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --group build
+	@$(install)
 	@touch $@
 
-$(BIN)/.test: $(BIN)/.build
-	@$(BIN)/python -m pip install --quiet --group test
+$(BIN)/.test $(BIN)/.lint $(BIN)/.lock: $(BIN)/.%: $(LOCKED)/%.txt $(BIN)/.build
+	@$(install)
 	@touch $@
 
-$(BIN)/.lint: $(BIN)/.test
-	@$(BIN)/python -m pip install --quiet --group lint
-	@touch $@
+# Each file serves every Python from 3.11 on, on every machine. Other tools can be locked than those locked now only by
+# this, so that a change of theirs is a change here.
+.PHONY: lock
+lock: $(BIN)/.lock ## the newest versions of all tools, into tools/locked
+	@$(foreach group,lint $(filter-out lint,$(GROUPS)),$(BIN)/uv pip compile --quiet --no-config --upgrade --universal \
+		--python-version 3.11 --only-binary :all: --generate-hashes --custom-compile-command 'make lock' \
+		--group $(group) $(if $(filter build test,$(group)),--constraints $(LOCKED)/lint.txt) \
+		--output-file $(LOCKED)/$(group).txt &&) true
 
 .PHONY: clean
 clean: ## remove what was built and set up
