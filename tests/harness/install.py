@@ -46,10 +46,15 @@ class Install(NamedTuple):
     compiled: bool
 
 
+FOLDERS: list[str] = []
+"""Each that this run has made for what is installed, compiled and run."""
+
+
 @contextlib.contextmanager
 def world_readable_folder(*, writable: bool = True) -> Iterator[Path]:
     """A folder below /tmp that every user may enter, and write to unless the test says no."""
     with tempfile.TemporaryDirectory(prefix="privbind-test-", dir="/tmp") as name:
+        FOLDERS.append(name)
         folder = Path(name)
         folder.chmod(0o1777 if writable else 0o755)
         yield folder

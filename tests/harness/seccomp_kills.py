@@ -41,7 +41,6 @@ _CLOCK_REALTIME_COARSE = 5  # linux/time.h: the clock of the reports
 _NUMBERS = itertools.count()
 
 _LOGINUID = Path("/proc/self/loginuid")
-_SESSION = Path("/proc/self/sessionid")
 _UNSET = str(0xFFFFFFFF)
 
 _KILLING_GETPID = b"".join(
@@ -55,9 +54,10 @@ _KILLING_GETPID = b"".join(
 )
 
 
-def register(config: pytest.Config) -> None:
-    """Watch this run, where this process may."""
+def register(config: pytest.Config) -> str | None:
+    """Watch this run, where this process may; the audit session that it has begun, if it could."""
     config.addinivalue_line("markers", f"{MARKER}: has seccomp filters kill processes on purpose")
+    before = session_of("self")
     if not hasattr(config, "workerinput"):
         watch: _Watch | _Blind
         try:
@@ -65,6 +65,16 @@ def register(config: pytest.Config) -> None:
         except OSError as error:
             watch = _Blind(error.strerror or str(error))
         config.pluginmanager.register(watch, "privbind-seccomp-kills")
+    now = session_of("self")
+    return now if now != before else None
+
+
+def session_of(process: int | str) -> str:
+    """The audit session of a process, "" for one that has ended and where the kernel knows of none."""
+    try:
+        return Path(f"/proc/{process}/sessionid").read_text()
+    except OSError:
+        return ""
 
 
 def provoke() -> str:
@@ -94,7 +104,7 @@ def become_own_session() -> str:
         _LOGINUID.write_text(str(os.getuid()) if user == _UNSET else user)
     except OSError:
         pass  # without CAP_AUDIT_CONTROL: other processes of the login count as well then
-    return _SESSION.read_text()
+    return session_of("self")
 
 
 class Kill:
