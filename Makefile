@@ -39,6 +39,13 @@ test: test-set-up $(BIN)/.test wheel ## all tests (as root; installs what is mis
 test-all: test-set-up $(BIN)/.test wheel ## the same, each as long as it makes sense: more examples, more rounds
 	@PRIVBIND_TEST_LONG=1 $(RUN_PARTS) $(PARTS) -- $(PYTEST)
 
+.PHONY: coverage
+coverage: export PRIVBIND_COVERAGE := $(CURDIR)/build/coverage
+coverage: test-set-up $(BIN)/.test wheel ## all tests, and which lines of the installed package they run (as root)
+	@rm -rf $(PRIVBIND_COVERAGE)
+	@$(RUN_PARTS) $(filter-out c,$(PARTS)) -- $(PYTEST); status=$$?; \
+		$(BIN)/python tools/covered.py $(PRIVBIND_COVERAGE) --missing && exit $$status
+
 .PHONY: ci
 ci: test-set-up $(BIN)/.lint wheel ## lint and all tests: what CI does
 	@$(RUN_PARTS) lint $(PARTS)

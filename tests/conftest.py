@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from .harness import seccomp_kills, skips
+from .harness import leftovers, measure, seccomp_kills, skips
 from .harness.install import ROOT, install, world_readable_folder
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Look after skipped tests, and after processes that a seccomp filter kills."""
+    """Look after skipped tests, processes that a seccomp filter kills, and processes that are left behind."""
     _begin_alike()
+    measure.begin()
     skips.register(config, Path(__file__).parent / "allowed-skips.txt")
-    seccomp_kills.register(config)
+    leftovers.register(config, seccomp_kills.register(config))
 
 
 def _begin_alike() -> None:
@@ -54,4 +55,10 @@ def installed(request: pytest.FixtureRequest) -> Iterator[Path]:
         yield Path(given)
         return
     with world_readable_folder(writable=False) as folder:
-        yield install(request.getfixturevalue("wheel"), folder / "venv")
+        command = install(request.getfixturevalue("wheel"), folder / "venv")
+        if not measure.FOLDER:
+            yield command
+            return
+        measure.instrument(command, folder / "marks")
+        yield command
+        measure.keep(folder / "marks")
