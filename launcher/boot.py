@@ -29,7 +29,10 @@ except ImportError as error:
             place,
         )
     else:
-        why = "%s lacks %s of Python's standard library; install all of it (Debian: python3)" % (sys.executable, name)
+        why = "%s lacks %s of Python's standard library (install all of it; Debian: apt install python3)" % (
+            sys.executable,
+            name,
+        )
     sys.stderr.write("PROGRAM: " + why + "\n")
     sys.exit(125)
 start(sys.argv[2], sys.argv[3], sys.argv[4:])

@@ -42,6 +42,16 @@ def say(text: str, program: str) -> None:
             pass
 
 
+def missing_module(error: ImportError) -> str:
+    """What this Python, or privbind's own package, was installed without: the line for an import that failed."""
+    name = error.name or str(error)
+    if name.partition(".")[0] == __name__.partition(".")[0]:
+        return f"cannot use privbind's own module {name}: {error} (install privbind again)"
+    return (
+        f"{sys.executable} lacks {name} of Python's standard library (install all of it; Debian: apt install python3)"
+    )
+
+
 def print_out(text: str, program: str) -> int:
     """Write a text to standard output; the exit status: 125 when it could not be written."""
     data = text.encode()

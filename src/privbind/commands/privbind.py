@@ -12,7 +12,7 @@ from ..request import AUTO
 from ..request.options import NoUserError, parse
 from ..request.resolve import own_command, resolve
 from . import output
-from .output import FAILED, let_interrupt_end, print_out
+from .output import FAILED, let_interrupt_end, missing_module, print_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
         return _fail(str(error))
     except OSError as error:
         return _fail(f"unexpected: {strerror(error)}")
+    except ImportError as error:
+        return _fail(missing_module(error))
     except Exception as error:  # noqa: BLE001  # a fault of ours is one line as well, and nothing half-done
         return _fail(f"a fault of privbind's own: {type(error).__name__}: {error}")
     return 0

@@ -10,7 +10,7 @@ from .. import __version__
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import PolicyError
 from ..values import value
-from .output import FAILED, let_interrupt_end, print_out, say, width
+from .output import FAILED, let_interrupt_end, missing_module, print_out, say, width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def main(arguments: list[str], place: str = "") -> int:
     except OSError as error:
         return _fail(f"unexpected: {strerror(error)}")
     except ImportError as error:
-        return _fail(f"Python's module {error.name} is missing (install all of Python; Debian: python3)")
+        return _fail(missing_module(error))
 
 
 def _run(call: Call, place: str) -> int:
