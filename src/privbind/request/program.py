@@ -10,6 +10,7 @@ from errno import EACCES, EINVAL
 
 from ..account import FileAccess
 from ..errors import NotExecutableError, NotFoundError, strerror
+from ..linux.call import machine
 from ..values import value
 
 TYPE_CHECKING = False
@@ -62,32 +63,40 @@ class Program:
 def find(name: bytes, path: bytes | None, account: Account) -> Program:
     """Find the file that ``name`` means for the account, as execvp(3) would: PATH is ``path``, None for the default.
 
-    Raises NotFoundError, or NotExecutableError when the account may not execute what there is.
+    Raises NotFoundError, or NotExecutableError when the account may not execute what there is, or what that needs.
     """
-    refused: list[tuple[bytes, str]] = []
+    refused: list[bytes] = []
     with FileAccess(account):
         for candidate in _candidates(name, path):
             try:
-                if not S_ISREG(posix.stat(candidate).st_mode):
-                    refused.append((candidate, "it is not a regular file"))
-                elif posix.access(candidate, posix.X_OK, effective_ids=True):
+                if _may_execute(candidate):
                     break
-                else:
-                    refused.append((candidate, "Permission denied"))
-            except PermissionError as error:
-                refused.append((candidate, strerror(error)))
+                refused.append(candidate)
+            except PermissionError:
+                refused.append(candidate)
             except (OSError, ValueError):
                 continue
         else:
             candidate = b""
     if candidate:
-        return inspect(candidate, account)
-    for refused_path, reason in refused:
+        return inspect(candidate, account, path)
+    for candidate in refused:
         # A folder of PATH that the account may not enter hides whether the command is there; it hides it from execvp(3)
         # too, which then blames that folder for every misspelt name.
-        if exists(refused_path):
-            raise NotExecutableError(f"cannot execute '{_shown(refused_path)}' as {account}: {reason}")
+        if exists(candidate):
+            from . import obstacle
+
+            raise _refusal(candidate, account, obstacle.of(candidate, account))
     raise NotFoundError(f"command '{_shown(name)}' was not found")
+
+
+def _may_execute(path: bytes) -> bool:
+    """Whether this is a regular file that this process may execute. Raises OSError, ValueError."""
+    return S_ISREG(posix.stat(path).st_mode) and posix.access(path, posix.X_OK, effective_ids=True)
+
+
+def _refusal(path: bytes, account: Account, reason: str) -> NotExecutableError:
+    return NotExecutableError(f"cannot execute '{_shown(path)}' as {account}: {reason}")
 
 
 def exists(path: bytes) -> bool:
@@ -112,23 +121,61 @@ def _candidates(name: bytes, path: bytes | None) -> list[bytes]:
     return [(folder or b".") + b"/" + name for folder in folders]
 
 
-def inspect(path: bytes, account: Account) -> Program:
-    """Look at an executable, following ``#!`` lines. What is no ELF file and no script is run by the shell."""
+def inspect(path: bytes, account: Account, search: bytes | None = None) -> Program:
+    """Look at an executable, following ``#!`` lines. What is no ELF file and no script is run by the shell.
+
+    ``search`` is the PATH in which env(1) would look. Raises NotExecutableError when it needs an interpreter, or a
+    loader, that is not there or not for the account.
+    """
     image = path
-    for _ in range(_MAX_INTERPRETERS):
+    for _ in range(_MAX_INTERPRETERS + 1):
         try:
             fd = _open_program(image, account)
             try:
                 head = posix.read(fd, _HEAD)
                 if head.startswith(_ELF):
-                    return Program(path, image, _read_elf(head, fd), _gains(fd, account))
+                    elf = _read_elf(head, fd)
+                    _check_loader(path, elf, account)
+                    return Program(path, image, elf, _gains(fd, account))
             finally:
                 posix.close(fd)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in a #! line
-            reason = strerror(error) if isinstance(error, OSError) else str(error)
-            return Program(path, image, None, unreadable=reason)
-        image = _interpreter(head) or SHELL
-    return Program(path, image, None, unreadable="too many interpreters")
+        except OSError as error:
+            return Program(path, image, None, unreadable=strerror(error))
+        interpreter, argument = _first_line(head)
+        if interpreter:
+            reason = _interpreter_fault(interpreter, argument, account, search)
+            if reason:
+                whose = "its" if image == path else f"'{_shown(image)}' is a script itself, and its"
+                raise _refusal(path, account, f"{whose} {reason}")
+        image = interpreter or SHELL
+    raise _refusal(path, account, f"its interpreter is a script, and so on, more than {_MAX_INTERPRETERS} times")
+
+
+def _interpreter_fault(interpreter: bytes, argument: bytes, account: Account, search: bytes | None) -> str:
+    """What is wrong with a ``#!`` line, in words, if it leads to nothing that the account can execute."""
+    # Other programs than env(1) know that they are in a first line.
+    for_env = interpreter.endswith(b"/env") and argument.endswith(b"\r") and b" " not in argument
+    wanted = _candidates(argument, search) if for_env else [interpreter]
+    with FileAccess(account):
+        for candidate in wanted:
+            try:
+                if _may_execute(candidate):
+                    return ""
+            except OSError:
+                continue
+    if for_env or interpreter.endswith(b"\r"):
+        line = _shown(b"#!" + interpreter + b" " * bool(argument) + argument)
+        return f"first line '{line}' ends in a carriage return (write it with Unix line ends: sed -i 's/\\r$//' FILE)"
+    from . import obstacle
+
+    return f"interpreter '{_shown(interpreter)}': {obstacle.of(interpreter, account)}"
+
+
+def _check_loader(path: bytes, elf: Elf | None, account: Account) -> None:
+    """Raise NotExecutableError where a program of this machine names a loader that does not exist."""
+    if elf and elf.interpreter and (elf.bits, elf.machine) == (64, machine()) and not exists(elf.interpreter):
+        reason = f"its loader '{_shown(elf.interpreter)}' does not exist (it was built for another C library or system)"
+        raise _refusal(path, account, reason)
 
 
 def open_regular(path: bytes, account: Account) -> int:
@@ -168,12 +215,16 @@ def _open_program(path: bytes, account: Account) -> int:
         posix.close(place)
 
 
-def _interpreter(head: bytes) -> bytes:
-    """The path in a ``#!`` line; empty where there is none."""
+def _first_line(head: bytes) -> tuple[bytes, bytes]:
+    """Interpreter and argument of a ``#!`` line as the kernel reads it (fs/binfmt_script.c), both empty without one."""
     if not head.startswith(b"#!"):
-        return b""
-    words = head[2:].split(b"\n", 1)[0].split(None, 1)
-    return words[0] if words else b""
+        return b"", b""
+    line, newline, _ = head[2:].partition(b"\n")
+    line, nul, _ = line.replace(b"\t", b" ").lstrip(b" ").partition(b"\0")
+    interpreter, space, argument = line.partition(b" ")
+    if len(head) == _HEAD and not (newline or nul or space):
+        return b"", b""  # its path is cut off by the end of what the kernel reads
+    return interpreter, argument.strip(b" ")
 
 
 def read_elf(fd: int) -> Elf | None:
