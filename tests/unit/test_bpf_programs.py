@@ -19,7 +19,7 @@ from privbind.linux import bpf
 from privbind.mechanisms.bpf import assembly, compiler, disassembly, search
 from privbind.values import replaced
 
-from ..harness import machine
+from ..harness import bpf_machine as machine
 from ..harness.bpf_machine import CONTEXT, TCP, UDP, UDPLITE, unreachable
 from ..harness.policies import close_binds, close_rules, packed
 

@@ -18,9 +18,9 @@ from privbind.standing.entries import Entry
 from privbind.standing.resolve import GID, UID, UIDS, Key, Permission, Resolved
 from privbind.standing.text import Granted
 
-from ..harness import machine
-from ..harness.install import ROOT
+from ..harness import bpf_machine as machine
 from ..harness.bpf_machine import CONTEXT, TCP, UDP, reachable, unreachable
+from ..harness.install import ROOT
 from ..harness.policies import close_binds, close_rules, packed
 
 SLOT, TABLE, VALUES, ROOM = 21, 22, 0x50000000, 64
