@@ -50,6 +50,10 @@ coverage: test-set-up $(BIN)/.test wheel ## all tests, and which lines of the in
 ci: test-set-up $(BIN)/.lint wheel ## lint and all tests: what CI does
 	@$(RUN_PARTS) lint $(PARTS)
 
+.PHONY: test-all
+test-all: export PRIVBIND_TEST_LONG := 1
+test-all: test ## the same, and what goes wrong by chance is tried as often as its promise says (some minutes more)
+
 .PHONY: test-set-up
 test-set-up:
 	@tools/setup test

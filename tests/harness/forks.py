@@ -81,6 +81,16 @@ def unshare(flags: int) -> None:
         raise OSError(ctypes.get_errno(), "unshare")
 
 
+def setns(file: str) -> None:
+    """setns(2): enter the namespace that a file of /proc stands for."""
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(fd, 0):
+            raise OSError(ctypes.get_errno(), f"setns {file}")
+    finally:
+        os.close(fd)
+
+
 def loopback_up() -> None:
     """Bring the loopback interface of a new network namespace up."""
     with socket.socket() as sock:

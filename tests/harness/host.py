@@ -83,11 +83,11 @@ class Result:
 class Host:
     """A network namespace with loopback up, and a privbind command to use in it."""
 
-    def __init__(self, privbind: Path, prepare: str = "") -> None:
-        """``prepare``: shell commands run in the namespace before anything else."""
+    def __init__(self, privbind: Path, prepare: str = "", unshared: Sequence[str] = ("--net",)) -> None:
+        """``prepare``: shell commands run in the namespace before anything else. ``unshared``: all its namespaces."""
         self.privbind = str(privbind)
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-ec", f"ip link set lo up; {prepare}\necho ready; exec cat"],
+            ["unshare", *unshared, "sh", "-ec", f"ip link set lo up; {prepare}\necho ready; exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

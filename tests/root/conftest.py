@@ -20,6 +20,7 @@ from ..harness.launches import Tree, leftover
 from ..harness.machine import MACHINE, Granted
 from ..harness.matrix import MATRIX
 from ..harness.needs import need, skip_without_root
+from ..harness.standing import StandingHost
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,6 +43,16 @@ def programs() -> Iterator[Path]:
 def host(installed: Path) -> Iterator[Host]:
     """A network namespace of the test's own, with the installed privbind."""
     host = Host(installed)
+    try:
+        yield host
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def standing(installed: Path) -> Iterator[StandingHost]:
+    """The same with users, files of grants and a cgroup of the test's own."""
+    host = StandingHost(installed)
     try:
         yield host
     finally:

@@ -85,6 +85,7 @@ _PROGRAM_MAP_COUNT = 52
 _PROGRAM_MAPS = 56
 _PROGRAM_NAME = 64  # 16 bytes, to 80
 _MAP_INFO_SIZE = 40  # struct bpf_map_info as far as it is read
+_MAP_ID = 4
 _MAP_VALUE_SIZE = 12
 _MAP_MAX_ENTRIES = 16
 _MAP_NAME = 24
@@ -318,6 +319,11 @@ def map_info(map_fd: int) -> tuple[str, int]:
     """A map's name, and the size of its values in bytes."""
     info = _map_info(map_fd)
     return _text(info, _MAP_NAME), int(unpack_from("=I", info, _MAP_VALUE_SIZE)[0])
+
+
+def map_id(map_fd: int) -> int:
+    """A map's id."""
+    return int(unpack_from("=I", _map_info(map_fd), _MAP_ID)[0])
 
 
 def _map_info(map_fd: int) -> bytearray:

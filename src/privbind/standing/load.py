@@ -134,6 +134,7 @@ class _Attached:
     def __init__(self, target: Target) -> None:
         self.programs: dict[int, int] = {}
         self.slot = -1
+        self._readers: set[int] = set()  # the hooks whose programs read this slot, and not another version's
         self._target = target
         self._added: list[int] = []
 
@@ -156,7 +157,7 @@ class _Attached:
     @property
     def is_current(self) -> bool:
         """Whether both programs are there and are those that this version of privbind would load."""
-        if self.slot < 0 or self.programs.keys() != program.NAMES.keys():
+        if self.slot < 0 or self._readers != program.NAMES.keys():
             return False
         try:
             current = self._load()
@@ -205,7 +206,7 @@ class _Attached:
                 if old is None:
                     bpf.attach(self._target.cgroup.fd, fd, hook)
                     self._added.append(hook)
-                elif bpf.program_tag(old) != bpf.program_tag(fd) or slot != self.slot:
+                elif hook not in self._readers or bpf.program_tag(old) != bpf.program_tag(fd):
                     bpf.replace(self._target.cgroup.fd, fd, hook, old)
                 else:
                     continue
@@ -249,12 +250,18 @@ class _Attached:
                 posix.close(fd)
                 continue
             self.programs[hook] = fd
-            for map_number in maps:
-                slot = bpf.open_map(map_number)
-                if self.slot < 0 and bpf.map_info(slot)[0] == program.SLOT:
-                    self.slot = slot
-                else:
-                    posix.close(slot)
+            if self.slot < 0:
+                self._find_slot(maps)
+            if self.slot >= 0 and bpf.map_id(self.slot) in maps:
+                self._readers.add(hook)
+
+    def _find_slot(self, maps: list[int]) -> None:
+        for number in maps:
+            fd = bpf.open_map(number)
+            if bpf.map_info(fd)[0] == program.SLOT:
+                self.slot = fd
+                return
+            posix.close(fd)
 
     def _load(self, slot: int = -1) -> dict[int, int]:
         code = program.programs(self._target.netns)

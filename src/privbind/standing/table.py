@@ -6,7 +6,8 @@ the upper 8 bits with more in the others. All values have 40 bytes:
 
 - USER (a real uid), BLOCK (a uid >> 8, for 256 uids that have the same grants), GROUP (a real gid): a holder.
 - PORTS (the number of a set; more: protocol << 8 | port >> 8): a bit for each of 256 ports, little-endian, in 32 bytes.
-- NETWORK (the number of a list; more: the place in it, from 0): an address, a mask, and a set of ports.
+- NETWORK (the number of a list; more: the place in it, from 0): an address, a mask, and a set of ports. The narrowest
+  come first, and each has the ports of all that it lies in, too: so the first one that an address is in decides.
 - TEXT (the place, from 0): 40 bytes of the text that says where the grants come from.
 
 A holder has five numbers: the set of ports for any address, those for the wildcards 0.0.0.0 and [::], the list of
@@ -46,7 +47,10 @@ ADDRESS, MASK, PORT_SET = 0, 16, 32
 """A network: the address and the mask, in network order, IPv4 in the first 4 bytes; and its set of ports."""
 
 MAX_NETWORKS = 64
-"""So many networks of one family a holder may have rules for: the program looks at one after the other."""
+"""So many networks of one family a holder may have rules for: the program looks at one after the other.
+
+What the verifier has to walk through grows with it, and so the time that a first load takes.
+"""
 MAX_ENTRIES = 1_000_000
 """So many entries a table may have: about 100 MB of the kernel's memory."""
 
@@ -184,10 +188,8 @@ def _holder_permits(entries: Mapping[bytes, bytes], held: Held, address: bytes, 
     place = 0
     while number and place < MAX_NETWORKS and (found := entries.get(_KEY.pack(number, kind(NETWORK) + place))):
         network, mask, ports = _NETWORK.unpack(found)
-        if bytes(byte & bit for byte, bit in zip(address.ljust(16, b"\0"), mask, strict=True)) == network and _in_set(
-            entries, ports, asked
-        ):
-            return True
+        if bytes(byte & bit for byte, bit in zip(address.ljust(16, b"\0"), mask, strict=True)) == network:
+            return _in_set(entries, ports, asked)
         place += 1
     return False
 
@@ -236,8 +238,8 @@ class _Builder:
                 f" and {MAX_NETWORKS} fit (name networks instead of their addresses)"
             )
         values = tuple(
-            _NETWORK.pack(network, _mask(size, prefix), self._ports(meant))
-            for (network, prefix), meant in sorted(found.items())
+            _NETWORK.pack(network, _mask(size, prefix), self._ports(_around(network, prefix, found)))
+            for network, prefix in sorted(found, key=lambda where: (-where[1], where[0]))
         )
         if values not in self._lists:
             number = self._lists[values] = len(self._lists) + 1
@@ -269,6 +271,15 @@ def _is_wildcard(rule: Rule, size: int) -> bool:
     """Whether a rule with an address of this size permits the wildcard: by that very address, or by /0."""
     network = rule.network
     return network is not None and len(network) == size and not any(network) and rule.prefix in (0, 8 * size)
+
+
+def _around(network: bytes, prefix: int, found: dict[tuple[bytes, int], list[Rule]]) -> Iterator[Rule]:
+    """The rules of a network, and of all that it lies in."""
+    bits = int.from_bytes(network, "big")
+    for (other, shorter), rules in found.items():
+        rest = 8 * len(network) - shorter
+        if shorter <= prefix and bits >> rest == int.from_bytes(other, "big") >> rest:
+            yield from rules
 
 
 def _mask(size: int, prefix: int) -> bytes:
