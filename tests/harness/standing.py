@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from privbind.linux import bpf, sockets
 from privbind.linux.cgroup import Cgroup
-from privbind.standing import files, load, text
+from privbind.standing import files, text
+from privbind.standing import load as loading
 from privbind.standing.names import System
 from privbind.standing.resolve import resolve
 
@@ -141,16 +142,16 @@ class StandingHost(Host):
 
         return forked(child)
 
-    def target(self) -> load.Target:
+    def target(self) -> loading.Target:
         """This host's cgroup and network namespace; inside only."""
-        return load.Target.open(self.cgroup)
+        return loading.Target.open(self.cgroup)
 
     def in_force(self) -> dict[str, tuple[str, ...]] | None:
         """What is in force, as rules by holder; None for nothing."""
 
         def look() -> dict[str, tuple[str, ...]] | None:
             with self.target() as target:
-                found = load.in_force(target)
+                found = loading.in_force(target)
             if found is None:
                 return None
             assert found.complete
@@ -170,16 +171,16 @@ class StandingHost(Host):
         return self.inside(look)
 
 
-def load_files(target: load.Target) -> bool:
+def load_files(target: loading.Target) -> bool:
     """What `privbindctl load` does; inside only."""
     resolved = resolve(files.read(), System())
-    return load.load(target, resolved.rules(), text.encode(text.describe(resolved)))
+    return loading.load(target, resolved.rules(), text.encode(text.describe(resolved)))
 
 
-def target_of(cgroup_fd: int, netns: int | None = None) -> load.Target:
+def target_of(cgroup_fd: int, netns: int | None = None) -> loading.Target:
     """A cgroup of a test's own, and this network namespace."""
     where = Cgroup("the test's", os.dup(cgroup_fd), 0, exact=False)
-    return load.Target(where, sockets.netns_cookie() if netns is None else netns)
+    return loading.Target(where, sockets.netns_cookie() if netns is None else netns)
 
 
 def name_of(number: int) -> str:

@@ -30,7 +30,7 @@ from ..harness.standing import ALICE, BOB, StandingHost
 
 FAMILIES = ("127.0.0.1", "::1")
 OURS = [[name] for name in program.NAMES.values()]
-NOTHING = [[], []]
+NOTHING: list[list[str]] = [[], []]
 
 
 def put(target: load.Target, rules: str, user: int = ALICE) -> bool:
@@ -316,10 +316,10 @@ def test_binds_during_loads(standing: StandingHost) -> None:
             for number in range(rounds(100, 1000)):
                 assert put(target, "tcp:80,tcp:82" if number % 2 == 0 else "tcp:80-81")
             ours.send(b"x")
-            count, *seen = ours.recv(100).decode().split()
+            number_told, *told = ours.recv(100).decode().split()
             os.waitpid(pid, 0)
             assert may((80,), BOB) == {80: {"EACCES"}}
-            return int(count), set(seen)
+            return int(number_told), set(told)
 
     count, seen = standing.inside(run)
     assert seen == {"ok"}

@@ -226,7 +226,7 @@ def test_go(host: StandingHost, folder: Path) -> None:
     """Go without the C library."""
     need("go")
     settings = {"CGO_ENABLED": "0", "GOCACHE": str(folder / "cache"), "GOFLAGS": "", "GOTOOLCHAIN": "local"}
-    argv = ["go", "build", "-o", folder / "go", PROGRAMS / "net_bind.go"]
+    argv = ["go", "build", "-o", str(folder / "go"), str(PROGRAMS / "net_bind.go")]
     subprocess.run(argv, env=os.environ | settings, cwd=folder, check=True)
     addresses = ("127.0.0.1:80", "[::1]:80", "127.0.0.1:81", "127.0.0.1:8080")
     assert host.as_user("alice", [folder / "go", *addresses]).ok().lines == ["ok", "ok", "EACCES", "ok"]

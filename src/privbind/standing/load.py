@@ -101,12 +101,12 @@ def load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> b
                 bpf.update_all(filled, entries)
                 bpf.freeze(filled)
                 attached.complete(filled)
+                attached.check()
                 bpf.fill_slot(attached.slot, filled)
             finally:
                 posix.close(filled)
         except OSError as error:
             raise _refused(target, "load the grants for", error) from error
-        attached.check()
         return True
 
 
@@ -221,12 +221,12 @@ class _Attached:
                 self.slot = slot
 
     def check(self) -> None:
-        """Raise PrivbindError unless the kernel says that both programs are in effect."""
+        """Raise PrivbindError unless the kernel says that both programs are in effect, or OSError."""
         for hook, fd in self.programs.items():
             if bpf.program_info(fd)[0] not in bpf.effective(self._target.cgroup.fd, hook):
                 raise PrivbindError(
-                    "the grants were loaded, but the kernel does not run their program on cgroup "
-                    f"'{self._target.cgroup.path}' (a program on a cgroup above silences it)"
+                    f"cannot load the grants for cgroup '{self._target.cgroup.path}': the kernel does not run their "
+                    "program there (look for one that was attached with other flags: bpftool cgroup tree)"
                 )
 
     def remove(self) -> None:
@@ -319,7 +319,10 @@ class Lock:
             flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC | posix.O_NONBLOCK
             fd = posix.open(LOCK, flags, 0o600)
         except OSError as error:
-            raise PrivbindError(f"cannot open '{LOCK}', which keeps two loads apart: {strerror(error)}") from error
+            hint = " (run this as root)" if isinstance(error, PermissionError) else ""
+            raise PrivbindError(
+                f"cannot open '{LOCK}', which keeps two loads apart: {strerror(error)}{hint}"
+            ) from error
         try:
             status = posix.fstat(fd)
             if status.st_uid != posix.geteuid() or status.st_mode & 0o077:
@@ -381,20 +384,34 @@ def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
     elif error.errno in (EPERM, EACCES):
         refusal = features.forbidden()
         reason, remedy = refusal.reason, refusal.remedy
-        if _forbids(target):
-            reason, remedy = "a program on it forbids any other", "attach that one with BPF_F_ALLOW_MULTI"
+        if where_forbidden := _forbids(target):
+            reason, remedy = f"a program {where_forbidden} forbids any other", "attach that one with BPF_F_ALLOW_MULTI"
     elif error.errno == ENOENT:
         reason = "it has been removed"
     return PrivbindError(_sentence(f"cannot {what} {where}: {reason}", remedy))
 
 
-def _forbids(target: Target) -> bool:
-    """Whether a program is on the cgroup that was attached so that no other can be."""
+def _forbids(target: Target) -> str:
+    """Where a program is that was attached so that no other can be: "on it", "above it", or "" for nowhere."""
+    fd = posix.dup(target.cgroup.fd)
+    where, allowing = "on it", bpf.ALLOW_MULTI
     try:
-        states = [bpf.query(target.cgroup.fd, hook) for hook in program.NAMES]
+        while True:
+            for hook in program.NAMES:
+                flags, programs = bpf.query(fd, hook)
+                if programs and not flags & allowing:
+                    return where
+            above = posix.open("..", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC, dir_fd=fd)
+            device = posix.fstat(fd).st_dev
+            posix.close(fd)
+            fd = above
+            if posix.fstat(fd).st_dev != device:
+                return ""  # that was the root
+            where, allowing = "above it", bpf.ALLOW_MULTI | bpf.ALLOW_OVERRIDE
     except OSError:
-        return False
-    return any(programs and not flags & bpf.ALLOW_MULTI for flags, programs in states)
+        return ""
+    finally:
+        posix.close(fd)
 
 
 def _sentence(reason: str, remedy: str) -> str:
