@@ -199,7 +199,7 @@ def _unreadable(folder: str, names: list[str]) -> list[str]:
     """What a copy of /etc leaves out: sockets, pipes and devices, and what is large and means nothing here."""
     kept = [name for name in names if os.path.isdir(f"{folder}/{name}") or os.path.isfile(f"{folder}/{name}")]
     links = [name for name in names if os.path.islink(f"{folder}/{name}")]
-    return [name for name in names if name not in (*kept, *links) or name == "privbind"]
+    return [name for name in names if name not in (*kept, *links) or name in ("privbind", "authbind")]
 
 
 def _write_accounts(etc: Path) -> None:
