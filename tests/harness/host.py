@@ -99,7 +99,11 @@ class Host:
         self._started: list[subprocess.Popen[Any]] = []
 
     def close(self) -> None:
-        """End what was started here, and the namespace with it."""
+        """End what was started here, and the namespace with it.
+
+        That is everything in the namespace: daemons, and what a server started in a session of its own, as well.
+        """
+        wait_for(self._all_ended, "the end of all processes in a network namespace")
         for process in self._started:
             # With what a server started: a master that is killed leaves its workers.
             with contextlib.suppress(ProcessLookupError):
@@ -113,6 +117,18 @@ class Host:
         self._holder.stdin.close()
         self._holder.wait()
         self._holder.stdout.close()
+
+    def _all_ended(self) -> bool:
+        """End all processes of the namespace but the one that holds it; whether there were none."""
+        own = os.readlink(f"/proc/{self.pid}/ns/net")
+        assert own != os.readlink("/proc/self/ns/net")
+        found = False
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+            with contextlib.suppress(OSError):
+                if pid != self.pid and os.readlink(f"/proc/{pid}/ns/net") == own:
+                    found = True
+                    os.kill(pid, signal.SIGKILL)
+        return not found
 
     def popen(self, argv: Sequence[object], **options: Any) -> subprocess.Popen[Any]:
         """Start a program here, as root; it has the pid of what is returned."""

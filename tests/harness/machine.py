@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ from typing import Any
 
 from privbind.linux import cgroup
 
-from .host import Host, Result, kill, python, status_of, wait_for
+from .host import Host, Result, python, status_of, wait_for
 from .launches import Tree
 
 WWW_DATA = 33  # Debian's base-passwd
@@ -38,6 +37,8 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/etc
 cp -a /etc/. /run/etc
 mount --bind /run/etc /etc
+rm -rf /etc/systemd/system
+mkdir -p /etc/systemd/system
 for user in alice:4711 bob:4712; do
     name=${user%:*} id=${user#*:}
     echo "$name:x:$id:$id::/home/$name:/bin/sh" >> /etc/passwd
@@ -60,8 +61,9 @@ mount --bind "$SITE" /srv/site
 
 ONE_CGROUP = """
 mount --bind "$OWN_CGROUP" "$HIERARCHY"
+mount -t tmpfs -o mode=1777 tmpfs /tmp
 """
-"""Of the hierarchy of cgroup v2 only the test's own cgroup is to be seen: nothing can be put on the real root."""
+"""Of cgroup v2 only the test's own cgroup can be seen, so nothing can be put on the real root. /tmp is its own, too."""
 
 
 class Machine(Host):
@@ -84,16 +86,6 @@ class Machine(Host):
             *("nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self._mounts.pid}/ns/mnt", "--"),
             *("env", f"PATH={self.path}"),
         ]
-
-    def close(self) -> None:
-        """End everything in the network namespace, daemons and the processes of containers included."""
-        own = os.readlink(f"/proc/{self.pid}/ns/net")
-        assert own != os.readlink("/proc/self/ns/net")
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
-            with contextlib.suppress(OSError):
-                if pid != self.pid and os.readlink(f"/proc/{pid}/ns/net") == own:
-                    kill(pid)
-        super().close()
 
     def serves(self, process: subprocess.Popen[Any], port: int = 80) -> None:
         """Wait until a program that was started here listens; it fails when the program ends instead."""

@@ -23,7 +23,7 @@ mount -o remount,bind,ro /proc/sys
 mount -t sysfs -o ro sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs /run
-exec env container=other SYSTEMD_UNIT_PATH=/srv/site/units SYSTEMD_GENERATOR_PATH=/nonexistent \
+exec env container=other SYSTEMD_UNIT_PATH=/etc/systemd/system:/srv/site/units SYSTEMD_GENERATOR_PATH=/nonexistent \
     setpriv --bounding-set=-sys_time,-sys_boot,-sys_module,-sys_rawio,-syslog,-mknod \
     "$SYSTEMD" --system --unit=default.target --show-status=no --log-target=null
 """
@@ -68,8 +68,12 @@ class System:
 
     def control(self, *words: str) -> Result:
         """Run systemctl there."""
+        return self.run(["systemctl", *words])
+
+    def run(self, argv: list[str]) -> Result:
+        """Run a program there, though not in systemd's cgroup."""
         enter = ["nsenter", f"--target={self._pid}", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--net"]
-        return self.machine.run([*enter, "env", "SYSTEMD_UNIT_PATH=/srv/site/units", "systemctl", *words])
+        return self.machine.run([*enter, "env", "SYSTEMD_UNIT_PATH=/etc/systemd/system:/srv/site/units", *argv])
 
     def enter(self, argv: list[str], folder: str = "asked") -> list[str]:
         """A command line that runs in a cgroup of its own below systemd's."""

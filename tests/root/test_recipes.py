@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import socket
 import struct
@@ -29,18 +28,21 @@ from ..harness.machine import (
     unprivileged,
 )
 from ..harness.needs import need
+from ..harness.recipes import BLOCKS, PAGE, words
 from ..harness.systemd import SYSTEMD, System
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-FENCE = re.compile(r"^```(\w+) ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = {name: text for _, name, text in FENCE.findall((ROOT / "docs/recipes.md").read_text())}
-"""The page's code blocks by the name behind their language."""
 
 RUN_HERE = {
     *("site.service", "site-notify.service", "site.service.d/few.conf", "/etc/sudoers.d/site", "sudo"),
     *("Dockerfile", "docker-plain", "docker-static", "docker-ambient"),
     *("gunicorn", "uvicorn", "node", "pm2-runtime", "pm2", "java", "go", "caddy", "dnsmasq"),
+}
+RUN_ELSEWHERE = {
+    "test_standing_servers.py": {
+        *("allow", "user-node", "user-pm2", "user-pm2-cluster", "user-uvicorn-reload", "user-uvicorn", "user-gunicorn"),
+        *("user-go", "user-caddy", "laptop.toml", "load", "shared.toml", "member"),
+    },
+    "test_standing_podman.py": {"user-podman", "user-podman-host", "subids.toml"},
+    "test_standing_systemd.py": {"enable"},
 }
 
 NET_BIND_SERVICE = 1 << 10
@@ -56,11 +58,6 @@ with socket.create_connection(("127.0.0.1", 53)) as s:
     s.sendall(struct.pack("!H", len(query)) + query)
     print(socket.inet_ntoa(s.recv(514)[-4:]))
 """
-
-
-def words(name: str) -> list[str]:
-    """A block of one command line, as words."""
-    return shlex.split(BLOCKS[name].replace("\\\n", " "))
 
 
 def without_privbind(argv: list[str]) -> list[str]:
@@ -79,10 +76,13 @@ def machine(installed: Path, site: Path) -> Iterator[Machine]:
         made.close()
 
 
-def test_every_block_of_the_page_is_run_here() -> None:
+def test_every_block_of_the_page_is_run() -> None:
     """No recipe is without a test, and no block without a name."""
-    assert set(BLOCKS) == RUN_HERE
-    assert (ROOT / "docs/recipes.md").read_text().count("```") == 2 * len(BLOCKS)
+    assert set(BLOCKS) == RUN_HERE.union(*RUN_ELSEWHERE.values())
+    assert PAGE.count("```") == 2 * len(BLOCKS)
+    for file, names in RUN_ELSEWHERE.items():
+        text = Path(__file__).with_name(file).read_text()
+        assert [name for name in names if f'"{name}"' not in text] == [], file
 
 
 # Servers ------------------------------------------------------------------------------------------------------------

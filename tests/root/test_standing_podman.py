@@ -13,11 +13,11 @@ import pytest
 from ..harness.host import Result
 from ..harness.machine import ALICE, BOB, Granted
 from ..harness.needs import need
+from ..harness.recipes import BLOCKS, words
 
 MOUNTS = """
 mknod -m 666 /run/tun c 10 200
 mount --bind /run/tun /dev/net/tun
-mount -t tmpfs -o mode=1777 tmpfs /tmp
 """
 
 PREPARE = """
@@ -55,7 +55,7 @@ class Podman:
         return self.user(["podman", "--cgroup-manager=cgroupfs", "--runtime=runc", *words])
 
     def run_argv(self, *options: str, command: tuple[str, ...]) -> list[str]:
-        """`podman run` with a folder in the place of an image."""
+        """`podman run --rm` with a folder in the place of an image."""
         limits = ["--pids-limit=0", "--ulimit=nofile=1024:1024", "--ulimit=nproc=2000:2000"]
         return self.argv("run", "--rm", *limits, *options, "--rootfs", f"/home/{self._name}/root", *command)
 
@@ -81,6 +81,13 @@ def machine(granted: Granted) -> Granted:
     return granted
 
 
+def options(name: str) -> list[str]:
+    """What a line of the page gives to `podman run --rm`, but for the image, which is called site there."""
+    argv = words(name)
+    assert (argv[:3], argv[-1]) == (["podman", "run", "--rm"], "site")
+    return argv[3:-1]
+
+
 REFUSED = "cannot expose privileged port {}"
 
 
@@ -100,7 +107,7 @@ def test_a_published_port(machine: Granted, network: str) -> None:
 
     refused(alice, 80)
     machine.ctl("allow", "alice", "tcp:80").ok()
-    alice.serve(f"--network={network}", "-p", "80:8000")
+    alice.serve(f"--network={network}", *options("user-podman"))
     assert machine.page() == "hello\n"
     refused(alice, 81)
     machine.ctl("disallow", "alice").ok()
@@ -109,10 +116,7 @@ def test_a_published_port(machine: Granted, network: str) -> None:
     refused(bob, 81)
 
 
-SUBIDS = """
-mkdir -p /etc/privbind/grants.d
-printf '[[grant]]\nuser = "alice"\nallow = "tcp:80"\nsubids = %s\n' "$1" > /etc/privbind/grants.d/alice.toml
-"""
+FILE = "mkdir -p /etc/privbind/grants.d; cat > /etc/privbind/grants.d/subids.toml"
 
 
 def test_another_user_in_a_container_on_the_hosts_network(machine: Granted) -> None:
@@ -121,7 +125,8 @@ def test_another_user_in_a_container_on_the_hosts_network(machine: Granted) -> N
     bind = ("/bin/sh", "-c", 'httpd -p "$0" -h /www && echo bound')
 
     def may(podman: Podman, user: str, port: int) -> bool:
-        found = podman.run("--network=host", f"--user={user}", command=(*bind, str(port)))
+        given = [f"--user={user}" if word == "--user=1000" else word for word in options("user-podman-host")]
+        found = podman.run(*given, command=(*bind, str(port)))
         if found.status == 0:
             assert found.out == "bound\n"
             return True
@@ -129,11 +134,11 @@ def test_another_user_in_a_container_on_the_hosts_network(machine: Granted) -> N
         return False
 
     assert not may(alice, "0", 80)
-    machine.run(["sh", "-ec", SUBIDS, "sh", "false"]).ok()
+    machine.run(["sh", "-ec", FILE], input=BLOCKS["subids.toml"].replace("subids = true\n", "")).ok()
     machine.ctl("load").ok()
     assert may(alice, "0", 80)
     assert not may(alice, "1000", 80)
-    machine.run(["sh", "-ec", SUBIDS, "sh", "true"]).ok()
+    machine.run(["sh", "-ec", FILE], input=BLOCKS["subids.toml"]).ok()
     machine.ctl("load").ok()
     assert may(alice, "1000", 80)
     assert not may(alice, "1000", 81)

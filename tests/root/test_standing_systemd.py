@@ -19,6 +19,7 @@ from ..harness.host import MANY, python, read_line, wait_for
 from ..harness.install import ROOT
 from ..harness.machine import ALICE, BOB, Machine, as_user
 from ..harness.needs import need
+from ..harness.recipes import BLOCKS
 from ..harness.systemd import SYSTEMD, System
 
 LONG = os.environ.get("PRIVBIND_TEST_LONG", "") not in ("", "0")
@@ -66,7 +67,7 @@ class Watched:
         machine.run(["sh", "-ec", f"rm -rf /etc/privbind; mkdir -p {GRANTS}"]).ok()
         for name, text in files.items():
             self.put(name, text)
-        self.system = System(machine, site, f"privbind-systemd.{os.getpid()}", UNITS | HERE | TREE | dict(units))
+        self.system = System(machine, site, f"privbind-systemd.{os.getpid()}", HERE | TREE | dict(units))
 
     def put(self, name: str, text: str) -> None:
         """Write a file of grants, in one step, as editors do."""
@@ -84,7 +85,7 @@ class Watched:
         return self.system.shows(unit, "ActiveState")
 
     def start(self) -> None:
-        """What `systemctl enable --now privbind` does, without the links, which SYSTEMD_UNIT_PATH has no place for."""
+        """Start what `systemctl enable` has the service start."""
         self.system.control("start", SERVICE, PATH).ok()
         assert (self.state(SERVICE), self.state(PATH)) == ("active", "active")
 
@@ -109,7 +110,7 @@ def machine(installed: Path, site: Path) -> Iterator[Machine]:
 @pytest.fixture
 def watched(machine: Machine, site: Path) -> Iterator[Watched]:
     """Started, with a grant for alice."""
-    made = Watched(machine, site, {}, {"a.toml": grant("alice", "tcp:80")})
+    made = Watched(machine, site, UNITS, {"a.toml": grant("alice", "tcp:80")})
     try:
         made.start()
         assert made.may(ALICE, 80, 81) == [True, False]
@@ -132,6 +133,28 @@ def test_units_verify(machine: Machine, site: Path) -> None:
             (site / name).unlink()
 
 
+def test_enabled_as_the_page_says(machine: Machine, site: Path) -> None:
+    """The installed units are copied and enabled by three lines; grants are in force then, and after the next boot."""
+    mount = "mount -t tmpfs tmpfs /opt; mkdir /opt/privbind; mount --bind /srv/privbind /opt/privbind"
+    machine.run(["sh", "-ec", mount]).ok()
+    for boot in range(2):
+        made = Watched(machine, site, {}, {"a.toml": grant("alice", "tcp:80")})
+        try:
+            if boot == 0:
+                assert made.may(ALICE, 80) == [False]
+                made.system.run(["sh", "-ec", BLOCKS["enable"]]).ok()
+            assert (made.state(SERVICE), made.state(PATH)) == ("active", "active")
+            assert made.may(ALICE, 80, 81) == [True, False]
+            made.put("a.toml", grant("alice", "tcp:81"))
+            wait_for(lambda: made.may(ALICE, 80, 81) == [False, True], "the load after a change")  # noqa: B023
+            if boot == 1:
+                made.system.control("disable", "--now", SERVICE).ok()
+                assert (made.state(SERVICE), made.state(PATH)) == ("inactive", "inactive")
+                assert made.may(ALICE, 80, 81) == [False, False]
+        finally:
+            made.system.close()
+
+
 def test_grants_are_there_when_the_first_server_starts(machine: Machine, site: Path) -> None:
     """At boot, in the order of the units: the sysctls, the grants, a user's server."""
     order = "/srv/site/order"
@@ -148,7 +171,7 @@ def test_grants_are_there_when_the_first_server_starts(machine: Machine, site: P
         f"RemainAfterExit=yes\nExecStart=/usr/bin/python3 -I -c 'import socket; socket.create_server((\"\", 80))'\n"
         f"ExecStartPost=+sh -c 'echo bound >> {order}'\n",
     }
-    made = Watched(machine, site, units, {"a.toml": grant("alice", "tcp:80")})
+    made = Watched(machine, site, UNITS | units, {"a.toml": grant("alice", "tcp:80")})
     try:
         assert made.state("server.service") == "active"
         assert (site / "order").read_text().split() == ["sysctl", "loaded", "bound"]
@@ -224,7 +247,7 @@ def test_a_broken_file_at_boot(machine: Machine, site: Path) -> None:
         f"{SERVICE}.d/path.conf": f"[Unit]\nWants={PATH}\n",
         "default.target.d/wants.conf": f"[Unit]\nWants={SERVICE}\n",
     }
-    made = Watched(machine, site, units, {"a.toml": "["})
+    made = Watched(machine, site, UNITS | units, {"a.toml": "["})
     try:
         assert (made.state(SERVICE), made.state(PATH)) == ("failed", "active")
         assert made.may(ALICE, 80) == [False]
