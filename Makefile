@@ -20,7 +20,7 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 .PHONY: demo
-demo: demo-set-up wheel ## a real server as nobody on port 80, asked for a page (as root; installs what is missing)
+demo: demo-set-up wheel ## real servers on port 80, by a launch and by a standing grant (as root; installs what is missing)
 	@tools/demo
 
 .PHONY: demo-set-up

@@ -90,7 +90,9 @@ def test_make_demo(clone: Path) -> None:
     done = new_user(clone, "sh", "-ec", first)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "200 OK" in done.stdout
-    assert "nobody" in done.stdout
+    for user in ("nobody", "alice"):
+        assert f"This page is served by {user}." in done.stdout
+    assert done.stdout.count("[Errno 13] Permission denied") == 4
 
 
 def test_make_help(clone: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from ..harness.host import Host, Result, python, read_line, wait_for
 from ..harness.install import PYTHON
+from ..harness.machine import ALICE, BOB, Granted, as_user
 from ..harness.needs import need
 
 BIND = "import socket, sys; [socket.create_server(('127.0.0.1', int(port))) for port in sys.argv[1:]]; print('bound')"
@@ -165,3 +166,22 @@ def test_socket_activation_leaves_no_right_to_anyone(host: Host) -> None:
     answered = wait_for(lambda: host.run(python(CONNECT)).out, "an answer")
     assert answered == f"1 65534 {0:016x}\n"
     server.wait(timeout=60)
+
+
+def test_a_standing_grant_is_for_all_that_its_user_runs(granted: Granted, programs: Path) -> None:
+    """Static, a new file, under no_new_privs: nothing is marked. Another user and another port are refused."""
+    granted.run(["install", "-D", "-m", "755", programs / "trybind-static", "/run/alice/server"]).ok()
+    before = ["setpriv", "--no-new-privs"]
+    commands = [
+        python(BIND, "80"),
+        ["/run/alice/server", "tcp", "4", "127.0.0.1", "80"],
+        [*before, *python(BIND, "80")],
+    ]
+    for argv in commands:
+        refused(granted.run(as_user(ALICE, argv)))
+    granted.ctl("allow", "alice", "tcp:80").ok()
+    granted.run(["install", "-m", "755", programs / "trybind-static", "/run/alice/server"]).ok()
+    for argv in commands:
+        granted.run(as_user(ALICE, argv)).ok()
+        refused(granted.run(as_user(BOB, argv)))
+        refused(granted.run(as_user(ALICE, [word.replace("80", "81") for word in argv])))
