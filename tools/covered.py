@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Prints which lines of the package the tests have run.
 
-    covered.py FOLDER [--missing]
+    covered.py FOLDER
 
 FOLDER is what PRIVBIND_COVERAGE named in the tests' runs (tests/harness/measure.py). Which lines count is coverage.py's
-answer; --missing lists those that nothing has run.
+answer; those that nothing has run are listed.
 """
 
 from __future__ import annotations
@@ -62,10 +62,13 @@ def analysis(lines: dict[str, set[int]]) -> dict[str, tuple[list[int], list[int]
 
 def main(argv: list[str]) -> int:
     """Print the table."""
-    if not argv or {*argv[1:]} > {"--missing"}:
+    if len(argv) != 1:
         print(__doc__, file=sys.stderr)
         return 2
     folder = Path(argv[0])
+    if not (folder / "layout.json").exists():
+        print("nothing was measured")
+        return 1
     layout: dict[str, int] = json.loads((folder / "layout.json").read_text())
     launches = analysis(read(folder, layout, ("launches.marks",)))
     both = analysis(read(folder, layout, ("launches.marks", "tests.marks")))
@@ -74,9 +77,9 @@ def main(argv: list[str]) -> int:
         for path, (statements, missing, text) in both.items()
         if statements
     }
-    print(f"{'lines run of':40}{'lines':>6}{'launches':>10}{'all tests':>10}")
+    print(f"{'lines of':40}{'in all':>6}{'launches':>10}{'all tests':>10}   run by none")
     for path, file in files.items():
-        print(row(path, file) + (f"   {file.missing}" if "--missing" in argv else ""))
+        print(f"{row(path, file)}   {file.missing}".rstrip())
     lines, by_launches, by_all, _ = zip(*files.values(), strict=True)
     print(row("total", File(sum(lines), sum(by_launches), sum(by_all), "")))
     return 0

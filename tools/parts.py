@@ -5,12 +5,15 @@
 
 Each part has a time that it must not take longer than; in CI (where CI is set) it is ended then. The last line is
 always "N passed, N failed, N skipped". A part that fails although none of its tests did counts as one failed test.
+
+Where PRIVBIND_COVERAGE names a folder, it is made anew, and what was covered is printed before the sums.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,12 +191,18 @@ def main(argv: list[str]) -> int:
         return 2
     # Where it is ignored (a background job), it would be in what is started here, which could not be interrupted.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    outcomes = []
+    outcomes: list[Outcome] = []
+    coverage = os.environ.get("PRIVBIND_COVERAGE")
+    if coverage:
+        shutil.rmtree(coverage, ignore_errors=True)
     try:
         for name in names:
             outcomes += run(name, arguments)
     except KeyboardInterrupt:
         return 130
+    if coverage:
+        print("\n===== coverage", flush=True)
+        subprocess.run([sys.executable, str(ROOT / "tools/covered.py"), coverage], check=False)
     return 0 if summary(outcomes) else 1
 
 

@@ -34,7 +34,7 @@ def begin() -> None:
     if FOLDER is None:
         return
     page = FOLDER / "tests.marks"
-    _make_page(page, _layout())
+    _make_page(page, layout())
     names: dict[str, Any] = {}
     exec(compile(_tracer(page), "tracer", "exec"), names)
     threading.settrace(sys.gettrace())  # the one that the tracer has just set
@@ -42,7 +42,7 @@ def begin() -> None:
 
 def instrument(command: Path, page: Path) -> None:
     """Have the package that a command was installed with mark its lines in a page."""
-    _make_page(page, _layout())
+    _make_page(page, layout())
     (package,) = command.parent.parent.glob("lib/python3*/site-packages/privbind")
     (package / "_tracer.py").write_text(_tracer(page))
     with (package / "__init__.py").open("a") as init:
@@ -55,30 +55,30 @@ def keep(page: Path) -> None:
     """Add the marks of a page to what the folder has of launches."""
     assert FOLDER is not None
     kept = FOLDER / "launches.marks"
-    _make_page(kept, _layout())
+    _make_page(kept, layout())
     kept.write_bytes(bytes(a | b for a, b in zip(kept.read_bytes(), page.read_bytes(), strict=True)))
 
 
-def _layout() -> dict[str, int]:
+def layout() -> dict[str, int]:
     """Where the lines of each file begin; where the last one's end is as that of "". Made once for a folder."""
     assert FOLDER is not None
     FOLDER.mkdir(parents=True, exist_ok=True)
     file = FOLDER / "layout.json"
     if not file.exists():
-        layout, end = {}, 0
+        places, end = {}, 0
         for path in sorted(PACKAGE.rglob("*.py")):
-            layout[str(path.relative_to(PACKAGE))] = end
+            places[str(path.relative_to(PACKAGE))] = end
             end += len(path.read_text().splitlines()) + 1
-        file.write_text(json.dumps(layout | {"": end}))
+        file.write_text(json.dumps(places | {"": end}))
     found: dict[str, int] = json.loads(file.read_text())
     return found
 
 
-def _make_page(page: Path, layout: dict[str, int]) -> None:
+def _make_page(page: Path, places: dict[str, int]) -> None:
     if not page.exists():
-        page.write_bytes(bytes(layout[""]))
+        page.write_bytes(bytes(places[""]))
         page.chmod(0o666)  # launches by others than root are measured as well
 
 
 def _tracer(page: Path) -> str:
-    return _TRACER.read_text() + f"\n\nbegin({str(page)!r}, {_layout()!r})\n"
+    return _TRACER.read_text() + f"\n\nbegin({str(page)!r}, {layout()!r})\n"
