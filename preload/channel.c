@@ -18,6 +18,10 @@ static _Atomic uint64_t candidates[CHANNEL_NUMBERS / 64];
 // again.
 static atomic_bool search_failed;
 
+// The ports that PRIVBIND_CHANNEL names, written at the start only.
+static uint64_t shared_ports[65536 / 64];
+static bool shares_any;
+
 static _Atomic int spare = -1;
 
 // How often a number was remembered: a look through all numbers can miss a channel that another
@@ -50,10 +54,8 @@ static struct sys_limit descriptor_limit(void)
     return limit;
 }
 
-// The digits of one base (lower case, no sign, no leading zero) up to `end`, as a number from 0 to
-// `most`.
-static bool parse_number(const char **text, unsigned base, char end, uint64_t most,
-                         uint64_t *number)
+// The digits of one base (lower case, no sign, no leading zero) as a number from 0 to `most`.
+static bool parse_number(const char **text, unsigned base, uint64_t most, uint64_t *number)
 {
     const char *start = *text;
     uint64_t value = 0;
@@ -71,10 +73,25 @@ static bool parse_number(const char **text, unsigned base, char end, uint64_t mo
         value = value * base + digit;
     }
     size_t digits = (size_t)(*text - start);
-    if (digits == 0 || (digits > 1 && *start == '0') || **text != end)
+    if (digits == 0 || (digits > 1 && *start == '0'))
         return false;
     *number = value;
     return true;
+}
+
+// LOW-HIGH, and more of them behind commas.
+static bool parse_ports(const char *text)
+{
+    for (;; ++text) {
+        uint64_t low, high;
+        if (!parse_number(&text, 10, UINT16_MAX, &low) || *text++ != '-' ||
+            !parse_number(&text, 10, UINT16_MAX, &high) || low == 0 || low > high)
+            return false;
+        for (uint64_t port = low; port <= high; ++port)
+            shared_ports[port / 64] |= UINT64_C(1) << (port % 64);
+        if (*text != ',')
+            return *text == '\0';
+    }
 }
 
 static const char *channel_entry(char *const *environment)
@@ -110,10 +127,11 @@ void channel_start(char *const *environment)
 {
     const char *text = channel_entry(environment);
     uint64_t number, cookie;
-    if (!text || !parse_number(&text, 10, ':', CHANNEL_NUMBERS - 1, &number))
+    if (!text || !parse_number(&text, 10, CHANNEL_NUMBERS - 1, &number) || *text++ != ':' ||
+        !parse_number(&text, 16, UINT64_MAX, &cookie) || cookie == 0)
         return;
-    ++text;
-    if (!parse_number(&text, 16, '\0', UINT64_MAX, &cookie) || cookie == 0)
+    shares_any = *text == ':' && parse_ports(text + 1);
+    if (*text != '\0' && !shares_any)
         return;
     atomic_store(&channel_cookie, cookie);
     // The program that execed this one may have moved its channel; only then is it looked for now,
@@ -127,6 +145,16 @@ void channel_start(char *const *environment)
 bool channel_known(void)
 {
     return atomic_load_explicit(&channel_cookie, memory_order_relaxed) != 0;
+}
+
+bool channel_shares_any(void)
+{
+    return shares_any;
+}
+
+bool channel_shares(uint16_t port)
+{
+    return shares_any && (shared_ports[port / 64] >> (port % 64) & 1) != 0;
 }
 
 bool channel_is(int fd)

@@ -4,16 +4,22 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 
 // Channel numbers are below this: the helper starts below 1024, and moves go higher only when all
 // of those are taken.
 enum { CHANNEL_NUMBERS = 65536 };
 
-// Reads PRIVBIND_CHANNEL; anything but exactly NUMBER:COOKIE leaves the shim inert.
+// Reads PRIVBIND_CHANNEL; anything but exactly NUMBER:COOKIE or NUMBER:COOKIE:PORTS leaves the shim
+// inert.
 void channel_start(char *const *environment);
 
 // False when there is no grant here at all: nothing else then needs asking.
 bool channel_known(void);
+
+// Is SO_REUSEPORT to be set before this port is bound? And is it for any port at all?
+bool channel_shares(uint16_t port);
+bool channel_shares_any(void);
 
 // Is this descriptor the channel, whatever its number?
 bool channel_matches(int fd);

@@ -37,6 +37,26 @@ static bool fill_request(struct client_request *request, const void *address, un
            (request->address[2] != 0 || request->address[3] != 0);
 }
 
+void client_share(int fd, const void *address, unsigned length)
+{
+    static const int on = 1;
+    union {
+        unsigned char bytes[4];
+        struct {
+            uint16_t family, port;
+        } head;
+    } start;
+    // Shorter ones bind nothing, and those that cannot be read are for the kernel to refuse.
+    if (!channel_shares_any() || length < sizeof(struct sockaddr_in) || !sys_readable_8(address))
+        return;
+    for (unsigned i = 0; i < sizeof start; ++i)
+        start.bytes[i] = ((const unsigned char *)address)[i];
+    uint16_t family = start.head.family;
+    if ((family == AF_INET || family == AF_INET6 || family == AF_UNSPEC) &&
+        channel_shares(__builtin_bswap16(start.head.port)))
+        sys_setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+}
+
 // A descriptor to send on. A private copy cannot be replaced by a dup2 of another thread between
 // the look at the cookie and the sending. With no number left for one, the channel's own has to do.
 static int borrow_channel(bool *owned)

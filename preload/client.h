@@ -20,6 +20,10 @@ struct client_reply {
     int32_t error;
 };
 
+// Before a bind(2): sets SO_REUSEPORT on the socket if the grant names the port for it. The address
+// is the program's, and may be anything.
+void client_share(int fd, const void *address, unsigned length);
+
 // For a bind(2) that the kernel answered with EACCES: 0 when the helper has bound the socket,
 // otherwise the errno that bind(2) has to give. EACCES stands for everything that is not an answer
 // of the helper.

@@ -14,6 +14,7 @@ enum { LOWEST = 512, USUAL = 600, HIGHEST = 1023 };
 
 static int bind_reserved(int fd, const void *address, unsigned length)
 {
+    client_share(fd, address, length);
     int error = -sys_bind(fd, address, length);
     return error == EACCES ? client_bind(fd, address, length) : error;
 }

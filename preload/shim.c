@@ -45,6 +45,7 @@ int shim_bind(int fd, const void *address, unsigned length)
 {
     ensure_started();
     int before = errno;
+    client_share(fd, address, length);
     int result = next.bind(fd, address, length);
     if (result >= 0 || errno != EACCES || !channel_known())
         return result;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/resource.h>
@@ -126,6 +127,19 @@ static inline int sys_bind(int fd, const void *address, unsigned length)
 static inline int sys_getsockopt(int fd, int level, int option, void *value, unsigned *length)
 {
     return (int)sys_call(SYS_getsockopt, fd, level, option, (long)value, (long)length);
+}
+
+static inline int sys_setsockopt(int fd, int level, int option, const void *value, unsigned length)
+{
+    return (int)sys_call(SYS_setsockopt, fd, level, option, (long)value, (long)length);
+}
+
+// Whether 8 bytes can be read there: the kernel reads a signal mask before it sees that there is
+// nothing to be done with it.
+static inline bool sys_readable_8(const void *address)
+{
+    enum { NOTHING = ~0 };
+    return address && sys_call(SYS_rt_sigprocmask, NOTHING, (long)address, 0, 8, 0) == -EINVAL;
 }
 
 // The socket's cookie: no two sockets ever have the same.

@@ -24,8 +24,16 @@ static bool accepted(const char *value)
 
 static void only_the_exact_form_is_accepted(void)
 {
-    static const char *const good[] = {"1023:1",    "0:1",   "65535:ffffffffffffffff", "15:1a2b",
-                                       "7:1000000", "999:f", "1023:abcdef0123456789"};
+    static const char *const good[] = {"1023:1",
+                                       "0:1",
+                                       "65535:ffffffffffffffff",
+                                       "15:1a2b",
+                                       "7:1000000",
+                                       "999:f",
+                                       "1023:abcdef0123456789",
+                                       "7:f:80-80",
+                                       "7:f:1-65535",
+                                       "7:f:80-80,8080-8090,80-81"};
     static const char *const bad[] = {"",
                                       ":",
                                       "1023",
@@ -48,6 +56,21 @@ static void only_the_exact_form_is_accepted(void)
                                       "a:1",
                                       "1:g",
                                       "1:1:1",
+                                      "1:1:",
+                                      "1:1:80",
+                                      "1:1:80-",
+                                      "1:1:80-80,",
+                                      "1:1:,80-80",
+                                      "1:1:80-80:1-1",
+                                      "1:1:80-80 ",
+                                      "1:1:0-80",
+                                      "1:1:0-0",
+                                      "1:1:81-80",
+                                      "1:1:80-65536",
+                                      "1:1:080-81",
+                                      "1:1:-80-81",
+                                      "1:1:50-5f",
+                                      "1::80-80",
                                       "1,1",
                                       "1023;1",
                                       "1:-1",
@@ -63,6 +86,25 @@ static void only_the_exact_form_is_accepted(void)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; ++i)
         if (accepted(bad[i]))
             errno = 0, fprintf(stderr, "accepted: %s\n", bad[i]), exit(1);
+}
+
+static void the_ports_are_those_named(void)
+{
+    start_with("7:f:80-80,8000-8063,65535-65535,1-1");
+    CHECK(channel_known() && channel_shares_any());
+    for (unsigned port = 0; port <= 65535; ++port) {
+        bool wanted = port == 80 || (port >= 8000 && port <= 8063) || port == 65535 || port == 1;
+        CHECK(channel_shares((uint16_t)port) == wanted);
+    }
+}
+
+static void without_ports_none_is_shared(void)
+{
+    CHECK(!channel_shares_any() && !channel_shares(80));
+    start_with("7:f:80-80,"); // refused as a whole
+    CHECK(!channel_known() && !channel_shares_any() && !channel_shares(80));
+    start_with("7:f");
+    CHECK(channel_known() && !channel_shares_any() && !channel_shares(80));
 }
 
 // What is accepted is what printing the parsed numbers gives again.
@@ -227,6 +269,8 @@ int main(void)
 {
     static const struct test tests[] = {
         TEST(only_the_exact_form_is_accepted),
+        TEST(the_ports_are_those_named),
+        TEST(without_ports_none_is_shared),
         TEST(random_texts_are_judged_like_a_round_trip),
         TEST(no_entry_is_no_grant),
         TEST(the_cookie_is_the_identity),

@@ -5,11 +5,73 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 
 static void without_a_channel_nothing_is_asked(void)
 {
     CHECK(ask(80) == EACCES);
+}
+
+static bool shared_by(const void *address, unsigned length, int family, int type)
+{
+    int fd = socket(family, type | SOCK_CLOEXEC, 0), on = 0;
+    socklen_t size = sizeof on;
+    CHECK(fd >= 0);
+    errno = 4711;
+    client_share(fd, address, length);
+    CHECK(errno == 4711);
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, &size) == 0);
+    close(fd);
+    return on != 0;
+}
+
+static void only_the_ports_named_are_shared(void)
+{
+    char *environment[] = {"PRIVBIND_CHANNEL=7:f:80-80,8080-8090", NULL};
+    struct sockaddr_in6 address = {0};
+    static const int ports[] = {0, 79, 80, 81, 8079, 8080, 8090, 8091};
+    for (int named = 0; named < 2; ++named) {
+        for (size_t i = 0; i < sizeof ports / sizeof ports[0]; ++i) {
+            bool wanted = named && (ports[i] == 80 || (ports[i] >= 8080 && ports[i] <= 8090));
+            address.sin6_port = htons((uint16_t)ports[i]);
+            address.sin6_family = AF_INET;
+            CHECK(shared_by(&address, 16, AF_INET, SOCK_STREAM) == wanted);
+            CHECK(shared_by(&address, 128, AF_INET, SOCK_DGRAM) == wanted);
+            address.sin6_family = AF_UNSPEC;
+            CHECK(shared_by(&address, 16, AF_INET, SOCK_STREAM) == wanted);
+            address.sin6_family = AF_INET6;
+            CHECK(shared_by(&address, sizeof address, AF_INET6, SOCK_STREAM) == wanted);
+            CHECK(shared_by(&address, sizeof address, AF_INET6, SOCK_DGRAM) == wanted);
+            address.sin6_family = AF_UNIX;
+            CHECK(!shared_by(&address, sizeof address, AF_INET6, SOCK_STREAM));
+        }
+        channel_start(environment);
+    }
+}
+
+// The kernel's answer to such an address is EFAULT, and it must be the kernel that looks.
+static void an_address_that_cannot_be_read_is_left_to_the_kernel(void)
+{
+    char *environment[] = {"PRIVBIND_CHANNEL=7:f:1-65535", NULL};
+    long size = sysconf(_SC_PAGESIZE);
+    char *page =
+        mmap(NULL, 2 * (size_t)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(page != MAP_FAILED && munmap(page + size, (size_t)size) == 0);
+    struct sockaddr_in good = address_of(80);
+    char *end = page + size;
+    memcpy(end - sizeof good, &good, sizeof good);
+    channel_start(environment);
+    CHECK(shared_by(end - sizeof good, sizeof good, AF_INET, SOCK_STREAM));
+    memcpy(end - 4, &good, 4);
+    const void *const bad[] = {NULL, (void *)1, end, end - 4, (void *)(uintptr_t)-4096};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; ++i)
+        CHECK(!shared_by(bad[i], sizeof good, AF_INET, SOCK_STREAM));
+    for (unsigned length = 0; length < sizeof good; ++length)
+        CHECK(!shared_by(&good, length, AF_INET, SOCK_STREAM));
+    // No socket at all.
+    client_share(-1, &good, sizeof good);
+    client_share(9999, &good, sizeof good);
 }
 
 static void only_what_the_helper_may_do_is_sent(void)
@@ -331,6 +393,8 @@ int main(void)
 {
     static const struct test tests[] = {
         TEST(without_a_channel_nothing_is_asked),
+        TEST(only_the_ports_named_are_shared),
+        TEST(an_address_that_cannot_be_read_is_left_to_the_kernel),
         TEST(only_what_the_helper_may_do_is_sent),
         TEST(the_request_is_as_documented),
         TEST(other_families_and_lengths_too),

@@ -79,6 +79,11 @@ def _choose(request: Request, attempt: Callable[[Mechanism], Prepared]) -> Choic
 
 
 def needs_mechanism(request: Request) -> bool:
+    """Whether there is anything to do: something asked for is reserved here, or ports are to get SO_REUSEPORT."""
+    return bool(request.grant.reuse_ports) or _asks_for_reserved(request)
+
+
+def _asks_for_reserved(request: Request) -> bool:
     """Whether anything that was asked for is reserved in this network namespace."""
     rules = request.grant.policy.rules
     lowest = 1 if rules is None else min(rule.ports.low for rule in rules)
@@ -97,11 +102,8 @@ def warnings(request: Request, choice: Choice) -> list[str]:
         found.append(
             f"ports from {start} on are not reserved here: {','.join(open_rules)} does not keep others from them"
         )
-    elif not needs_mechanism(request):
+    elif not _asks_for_reserved(request):
         found.append(f"no port is reserved here (ip_unprivileged_port_start is {start}): every program may bind all")
-    reuse = [str(ports) for ports in request.grant.reuse_ports if ports.high >= start]
-    if reuse:
-        found.append(f"-r {','.join(reuse)}: SO_REUSEPORT is set for reserved ports only, which end below {start}")
     return found
 
 

@@ -45,6 +45,7 @@ def test_children_keep_it(host: Host) -> None:
         (["--allow=tcp:80"], "more than the policy grants"),
         (["-n1"], "-n cannot be kept"),
         (["-r80"], "-r cannot set SO_REUSEPORT"),
+        (["-r8080"], "-r cannot set SO_REUSEPORT"),
     ],
 )
 def test_what_it_cannot_honour_exactly_it_refuses(host: Host, options: list[str], why: str) -> None:

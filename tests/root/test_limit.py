@@ -1,4 +1,4 @@
-"""-n and -r: how often, and with SO_REUSEPORT."""
+"""-n: how often."""
 
 from __future__ import annotations
 
@@ -38,30 +38,3 @@ def test_exact_under_concurrency(host: Host, mechanism: str, programs: Path, lim
     """8 processes that all try at once succeed just so often together, counted over all of them."""
     found = host.granted([programs / "procs", "8", "50"], f"--via={mechanism}", f"-n{limit}")
     assert sorted(found.lines) == sorted([f"ok {limit}", f"EACCES {400 - limit}"]), found
-
-
-SHARED = """
-import errno, socket, sys
-def bind(family, kind, address, port):
-    s = socket.socket(family, kind)
-    try:
-        s.bind((address, port))
-        return s, s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
-    except OSError as error:
-        return s, errno.errorcode[error.errno]
-held = []
-for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        for port in (80, 80, 81, 81):
-            held.append(bind(family, kind, address, port))
-            print(held[-1][1], end=" ")
-        print()
-"""
-
-
-def test_reuse_port(host: Host, mechanism: str) -> None:
-    """Set on the ports named, so that two sockets of the command share one; not on others."""
-    found = host.granted(python(SHARED), f"--via={mechanism}", "-r80").ok()
-    assert [line.split() for line in found.lines] == [["1", "1", "0", "EADDRINUSE"]] * 4
-    without = host.granted(python(SHARED), f"--via={mechanism}").ok()
-    assert [line.split() for line in without.lines] == [["0", "EADDRINUSE"] * 2] * 4

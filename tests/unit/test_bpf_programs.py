@@ -256,6 +256,43 @@ def test_reuse_port() -> None:
     assert not host.reuse_port
 
 
+@pytest.mark.parametrize("limit", [0, 1])
+@pytest.mark.parametrize("rules", ["", "tcp:80", "tcp:8080", "tcp:10.0.0.0/8:80,udp:[::1]:53"])
+@pytest.mark.parametrize(
+    ("start", "reuse", "shared", "others"),
+    [
+        (1024, "8080", (8080,), (1024, 8079, 8081, 65535)),
+        (1024, "80,8080-8090,9000,9002,9004,9006,1024", (1024, 8080, 8090, 9000, 9006), (1025, 8079, 8091, 9001)),
+        (1024, "any", (1024, 8080, 65535), ()),
+        (1024, "1000-2000", (1024, 2000), (2001,)),
+        (81, "80-81,65535", (81, 65535), (82, 65534)),
+        (1, "any", (1, 80, 65535), ()),
+        (0, "80", (80,), (1, 79, 81)),
+    ],
+)
+def test_reuse_of_ports_that_are_not_reserved(  # noqa: PLR0917  # a table
+    start: int, reuse: str, shared: tuple[int, ...], others: tuple[int, ...], rules: str, limit: int
+) -> None:
+    """SO_REUSEPORT is set whatever the rules are, by the command and in its namespace; the kernel decides the bind."""
+    site = Site(SITE.netns, start).in_cgroup(SITE.cgroup, SITE.depth, SITE.exact)
+    programs = compiled(rules, limit, reuse, site)
+    machine = Machine()
+    before = bytes(machine.counters)
+    for address in ("0.0.0.0", "10.1.2.3", "::", "::1", "::ffff:10.1.2.3"):
+        for protocol in (TCP, UDP):
+            for port in (0, *shared, *others):
+                assert machine.bind(programs, protocol, packed(address), port) == compiler.NATIVE
+                assert machine.reuse_port is (port in shared), port
+    assert machine.counters == before
+    machine.netns += 1
+    assert machine.bind(programs, TCP, packed("::"), shared[0]) == compiler.NATIVE
+    assert not machine.reuse_port
+    machine.netns -= 1
+    machine.levels[3] += 1
+    assert machine.bind(programs, TCP, packed("::"), shared[0]) == compiler.NATIVE
+    assert not machine.reuse_port
+
+
 def long_policies() -> dict[str, list[Rule]]:
     """The longest policies, each unlike the others."""
 

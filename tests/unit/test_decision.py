@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from privbind.grant import decision
 from privbind.grant.counters import BOUND
-from privbind.grant.decision import Allow, Deny, decide, parse_address
+from privbind.grant.decision import Allow, Deny, Share, decide, parse_address
 from privbind.grant.grant import Grant
 from privbind.grant.policy import Policy, parse_ports
 from privbind.grant.site import Site
@@ -161,7 +161,7 @@ class Bench:
 
         monkeypatch.setattr(self.executor._binder, "bind", bind)
 
-    def ask(self, facts: Facts, address: bytes) -> Allow | Deny:
+    def ask(self, facts: Facts, address: bytes) -> Allow | Share | Deny:
         """What it decides, and for an Allow what it does about it: its bind must succeed."""
         target = self.target(facts)
         decided = self.executor.decide(target, address)
@@ -229,6 +229,40 @@ def test_shared_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     for port in (80, 81):
         assert bench.ask(TCP4, ipv4("127.0.0.1", port)) == Allow(port)
     assert bench.done == ["SO_REUSEPORT", "bind 80", "bind 81"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "address", "expected"),
+    [
+        (TCP4, ipv4("127.0.0.1", 8080), Share(8080)),
+        (UDP, ipv4("0.0.0.0", 8099), Share(8099)),
+        (TCP6, ipv6("::1", 8080), Share(8080)),
+        (TCP4, ipv4("0.0.0.0", 8080, 0), Share(8080)),
+        (TCP4, ipv4("127.0.0.1", 8100), decision.NOT_RESERVED),
+        (TCP4, ipv4("127.0.0.1", 0), decision.NOT_RESERVED),
+        (ELSEWHERE, ipv4("127.0.0.1", 8080), decision.OTHER_NAMESPACE),
+        (RAW, ipv4("127.0.0.1", 8080), decision.NO_PORTS),
+        (TCP6, ipv4("127.0.0.1", 8080), decision.BAD_ADDRESS),
+        (TCP4, ipv4("127.0.0.1", 80), decision.LIMIT_REACHED),
+    ],
+)
+def test_a_port_that_is_not_reserved_can_be_shared(
+    facts: Facts, address: bytes, expected: Allow | Share | Deny
+) -> None:
+    """Whatever the rules and the limit are: both are about reserved ports, and the kernel decides about the others."""
+    assert decide(grant("tcp:80", limit=1, reuse="8080-8099,80"), SITE, facts, address, bound=1) == expected
+
+
+def test_sharing_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor says whether it can come to that, since then the end of a limit is not the end of its work."""
+    bench = Bench(monkeypatch, grant("tcp:80", limit=1, reuse="8080"))
+    assert bench.executor.shares
+    assert bench.ask(TCP4, ipv4("127.0.0.1", 8080)) == Share(8080)
+    assert (bench.counters, bench.done) == ([0, 0, 0], [])
+    for reuse in ("", "80", "1-1023"):
+        assert not Bench(monkeypatch, grant("tcp:80", reuse=reuse)).executor.shares
+    for reuse in ("1024", "80,8080", "any"):
+        assert Bench(monkeypatch, grant("tcp:80", reuse=reuse)).executor.shares
 
 
 @given(st.sampled_from([socket.AF_INET, socket.AF_INET6, socket.AF_UNIX]), st.binary(max_size=200))

@@ -9,7 +9,9 @@ from struct import Struct, pack
 
 import pytest
 
-from privbind.grant.decision import may_allow
+from privbind.grant.decision import may_concern
+from privbind.grant.grant import Grant
+from privbind.grant.policy import Policy, Ports
 from privbind.grant.site import Site
 from privbind.linux import binds, call, landlock, notify, seccomp, sockets, target
 from privbind.linux.call import UnknownMachineError
@@ -189,12 +191,15 @@ class TestArguments:
 
 @pytest.mark.parametrize(
     ("family", "port", "expected"),
-    [(2, 80, True), (10, 1023, True), (0, 1, True), (2, 0, False), (2, 1024, False), (1, 80, False), (16, 80, False)],
+    [
+        *((2, 80, True), (10, 1023, True), (0, 1, True), (2, 0, False), (2, 1024, False), (1, 80, False)),
+        *((16, 80, False), (2, 8080, True), (10, 8080, True), (0, 8080, True), (1, 8080, False), (2, 8081, False)),
+    ],
 )
 def test_a_quick_look_at_an_address(family: int, port: int, expected: bool) -> None:
-    """Whether a bind could be granted, before anything is known of the socket."""
+    """Whether a bind could be granted, or its port be one that -r names, before anything is known of the socket."""
     address = pack("=H", family) + port.to_bytes(2, "big") + bytes(12)
-    assert may_allow(Site(0, 1024), address) is expected
+    assert may_concern(Grant(Policy(None), 0, [Ports(8080, 8080)]), Site(0, 1024), address) is expected
 
 
 class TestPage:

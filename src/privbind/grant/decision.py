@@ -45,6 +45,13 @@ class Allow:
 
 
 @value
+class Share:
+    """The bind is the kernel's business, but the grant names its port: SO_REUSEPORT is to be set first."""
+
+    port: int
+
+
+@value
 class Deny:
     """The grant does not cover the bind, so the kernel's own answer stands."""
 
@@ -62,13 +69,14 @@ REFUSALS = (NO_RULE, LIMIT_REACHED)
 """The reasons for which a bind counts as refused; the others mean that it is none of the grant's business."""
 
 
-def may_allow(site: Site, address: bytes) -> bool:
-    """Whether any grant at this site could cover a bind to this address: a quick look, before the socket is known."""
+def may_concern(grant: Grant, site: Site, address: bytes) -> bool:
+    """Whether the grant could have a say in a bind to this address: a quick look, before the socket is known."""
     family, high, low = _HEAD.unpack_from(address)
-    return family in _FAMILIES and 0 < high << 8 | low < site.port_start
+    port = high << 8 | low
+    return family in _FAMILIES and (0 < port < site.port_start or grant.reuses(port))
 
 
-def decide(grant: Grant, site: Site, facts: Facts, address: bytes, bound: int = 0) -> Allow | Deny:  # noqa: PLR0911  # one a reason
+def decide(grant: Grant, site: Site, facts: Facts, address: bytes, bound: int = 0) -> Allow | Share | Deny:  # noqa: PLR0911  # one a reason
     """Decide one bind.
 
     ``address`` is a struct sockaddr as the command gave it, to the byte; ``bound`` is how many binds have succeeded by
@@ -84,7 +92,7 @@ def decide(grant: Grant, site: Site, facts: Facts, address: bytes, bound: int = 
         return BAD_ADDRESS
     packed, port = found
     if not 0 < port < site.port_start:
-        return NOT_RESERVED
+        return Share(port) if grant.reuses(port) else NOT_RESERVED
     if 0 < grant.limit <= bound:
         return LIMIT_REACHED
     if grant.policy.permits(_RULE_PROTOCOLS.get((kind, protocol)), packed, port):

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
 
-    from ..grant.decision import Allow, Deny
+    from ..grant.decision import Allow, Deny, Share
     from ..grant.grant import Grant
     from ..grant.site import Site
     from ..linux.target import Socket
@@ -26,18 +26,20 @@ class Executor:
     def __init__(self, grant: Grant, site: Site, counters: MutableSequence[int]) -> None:
         """Nothing is done yet."""
         self.site = site
-        self._grant = grant
+        self.grant = grant
+        self.shares = any(ports.high >= site.port_start for ports in grant.reuse_ports)
+        """Whether there can be a `Share`, for which no limit ends."""
         self._counters = counters
         self._binder = Binder(MAX_ADDRESS)
 
     @property
     def exhausted(self) -> bool:
         """Whether the limit of binds is used up."""
-        return 0 < self._grant.limit <= self._counters[BOUND]
+        return 0 < self.grant.limit <= self._counters[BOUND]
 
-    def decide(self, target: Socket, address: bytes) -> Allow | Deny:
+    def decide(self, target: Socket, address: bytes) -> Allow | Share | Deny:
         """Decide whether to bind a socket to this struct sockaddr, and count a refusal. Raises OSError."""
-        decision = decide(self._grant, self.site, target.describe(), address, self._counters[BOUND])
+        decision = decide(self.grant, self.site, target.describe(), address, self._counters[BOUND])
         if decision in REFUSALS:
             self._counters[REFUSED] += 1
         return decision
@@ -46,7 +48,7 @@ class Executor:
         """Bind as was allowed, and count it: 0, or the errno that bind(2) gave."""
         self._counters[GRANTED] += 1
         try:
-            if self._grant.reuses(port):
+            if self.grant.reuses(port):
                 target.reuse_port()
             self._binder.bind(target.fileno(), address)
         except OSError as error:

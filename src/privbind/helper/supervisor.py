@@ -12,7 +12,7 @@ from _socket import CMSG_LEN, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET
 from _struct import calcsize, unpack
 from time import monotonic
 
-from ..grant.decision import Allow, may_allow, port_of
+from ..grant.decision import Allow, Share, may_concern, port_of
 from ..linux import seccomp
 from ..linux.binds import calls
 from ..linux.notify import IOCTLS, Listener
@@ -104,7 +104,7 @@ class Supervisor:
         self._listener = listener = Listener(fd, self._page)
         if not self._descriptors.asks:
             settle()
-        while not self._executor.exhausted or any(self._unsure.values()):
+        while not self._executor.exhausted or self._executor.shares or any(self._unsure.values()):
             request = listener.receive()
             if request is None:
                 return
@@ -145,7 +145,7 @@ class Supervisor:
         if not MIN_ADDRESS <= size <= MAX_ADDRESS:
             return None
         address = self._memory.read(tid, pointer, size)
-        if not may_allow(self._executor.site, address):
+        if not may_concern(self._executor.grant, self._executor.site, address):
             return None
         target = Socket(self._descriptors.fetch(tid, fd))
         # It is closed before the answer: a program that closes its socket then may bind the same port again at once.
@@ -158,6 +158,8 @@ class Supervisor:
                 return 0, what
             decision = self._executor.decide(target, address)
             # Until here the thread id may have come to mean another thread, or the thread may have given up.
+            if isinstance(decision, Share) and listener.valid():
+                target.reuse_port()
             if not isinstance(decision, Allow) or not listener.valid():
                 return None
             error = self._executor.bind(target, address, decision.port)

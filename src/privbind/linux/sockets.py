@@ -104,9 +104,13 @@ def bound_probe() -> socket:
 def may_bind_reserved(probe: socket, port: int) -> bool:
     """Whether this process may bind a reserved port in the network namespace of ``probe``; binds nothing.
 
+    Port 0 and below stand for none: where no port is reserved, every process may bind all of them.
+
     A socket that is bound already cannot be bound again (EINVAL), but the kernel asks for the privilege first
     (EACCES): inet_bind, net/ipv4/af_inet.c.
     """
+    if port < 1:
+        return True
     address = pack("=H", AF_INET) + port.to_bytes(2, "big") + bytes(12)  # struct sockaddr_in, 0.0.0.0
     try:
         bind(probe.fileno(), bytearray(address))

@@ -130,9 +130,15 @@ def _refusal(reason: str, remedy: str = "") -> UnsupportedError:
 
 def describe(grant: Grant, site: Site, command: Command) -> list[str]:
     """What would be preloaded, and the entries of the environment that change."""
-    del grant, site
+    del site
     shim = shim_path(command).decode("utf-8", "backslashreplace")
-    return [f"LD_PRELOAD={shim} before what is there, and PRIVBIND_CHANNEL=NUMBER:COOKIE", "a helper with its own uid"]
+    channel = f"PRIVBIND_CHANNEL=NUMBER:COOKIE{_reuse(grant)}"
+    return [f"LD_PRELOAD={shim} before what is there, and {channel}", "a helper with its own uid"]
+
+
+def _reuse(grant: Grant) -> str:
+    """The third part of PRIVBIND_CHANNEL: the ports that the shim sets SO_REUSEPORT for. Empty where there are none."""
+    return ":" * bool(grant.reuse_ports) + ",".join(f"{ports.low}-{ports.high}" for ports in grant.reuse_ports)
 
 
 def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
@@ -144,6 +150,7 @@ def prepare(grant: Grant, holder: Holder, site: Site, command: Command) -> Prepa
 class _Preload(Prepared):
     def __init__(self, grant: Grant, holder: Holder, site: Site, command: Command) -> None:
         self._shim = shim_path(command)
+        self._reuse = _reuse(grant).encode()
         ledger = Ledger(record.encode(record.describe(grant, holder, site, NAME)))
         executor = Executor(grant, site, ledger.counters)
         command_end, helper_end = sockets.pair()
@@ -181,7 +188,7 @@ class _Preload(Prepared):
             edited.append(entry)
         if not found:
             edited.append(_LIBRARIES + self._shim)
-        edited.append(_CHANNEL + b"%d:%x" % (self._fd, self._cookie))
+        edited.append(_CHANNEL + b"%d:%x%b" % (self._fd, self._cookie, self._reuse))
         return edited
 
     def cancel(self) -> None:

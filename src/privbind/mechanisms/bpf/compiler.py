@@ -2,9 +2,10 @@
 """From a grant to the programs that honour it. Pure: everything that is looked up comes in the site.
 
 A bind hook answers 3 (allow, and do not ask for CAP_NET_BIND_SERVICE) for a granted bind and 1 (allow; the kernel
-decides) for every other. In the order of its questions: is the port reserved; is the caller in the launch's cgroup
-(what counts for running the hook is where the socket was made, and a socket can be handed on); is the socket in the
-launch's network namespace; does a rule permit protocol, address and port; is anything left of the limit.
+decides) for every other. In the order of its questions: is the port reserved, or one that -r names; is the caller in
+the launch's cgroup (what counts for running the hook is where the socket was made, and a socket can be handed on); is
+the socket in the launch's network namespace; does a rule permit protocol, address and port; is anything left of the
+limit. For a port that -r names and that is not reserved, it sets SO_REUSEPORT after the third question.
 
 The limit is kept by a post-bind hook, which runs when the port is taken and can still give it back. It counts only
 binds that the bind hook lifted, so that a process which has the capability itself is never refused. For that the bind
@@ -63,6 +64,7 @@ _PROTOCOL = 36
 _SRC_PORT = 44  # struct bpf_sock; host order
 
 _SOL_SOCKET = 1
+_PORTS = 65536
 _MAX_LEVELS = 32  # how far down a cgroup is looked for where its depth is not known exactly
 _BUNCH = 4  # so many ranges of ports are tried one after the other; more are searched
 _MAPPED = 0xFFFF  # the third 32 bits of ::ffff:0:0/96, RFC 4291 2.5.5.2
@@ -95,8 +97,20 @@ def _bind(grant: Grant, table: Table | None, site: Site, hook: int) -> Assembly:
     asm.load_32(_PORT, _CONTEXT, _USER_PORT)
     asm.from_network(_PORT, 16)
     asm.jump_if(_PORT, "==", 0, "native", "any free port: never a reserved one")
-    asm.jump_if(_PORT, ">=", port_start, "native", "not reserved")
+    shared = reuse_cells(grant.reuse_ports, max(1, port_start), _PORTS)
+    if shared:
+        asm.jump_if(_PORT, "<", port_start, "ours")
+        known = max(1, port_start), _PORTS - 1
+        _search_ports(asm, shared, _PORT, known, ("shared, not reserved", {BOTH: "ours"}, "native"))
+        asm.label("ours")
+    else:
+        asm.jump_if(_PORT, ">=", port_start, "native", "not reserved")
     _at_site(asm, site)
+    if shared:
+        asm.jump_if(_PORT, "<", port_start, "reserved")
+        _share(asm)
+        asm.goto("native", "the kernel decides")
+        asm.label("reserved")
     if table is None:
         asm.goto("granted", "any reserved port")
     else:
@@ -319,24 +333,28 @@ def _granted(asm: Assembly, grant: Grant, port_start: int) -> None:
         asm.jump_if(R2, "!=", R1, "unmarked")
         asm.store_32(R3, 0, 0, "lifted by us, so counted after the bind")
         asm.label("unmarked")
-    cells = reuse_cells(grant.reuse_ports, port_start)
+    cells = reuse_cells(grant.reuse_ports, 1, port_start)
     if cells:
         asm.load_32(_PORT, _CONTEXT, _USER_PORT)
         asm.from_network(_PORT, 16)
         _search_ports(asm, cells, _PORT, (1, port_start - 1), ("shared", {BOTH: "share"}, "lifted"))
         asm.label("share")
-        asm.store_32(R10, _ONE, 1)
-        asm.move(R1, _CONTEXT)
-        asm.move(R2, _SOL_SOCKET)
-        asm.move(R3, SO_REUSEPORT)
-        asm.move(R4, R10)
-        asm.add(R4, _ONE)
-        asm.move(R5, 4)
-        asm.call("setsockopt", "SO_REUSEPORT")
+        _share(asm)
     asm.label("lifted")
     _count(asm, GRANTED, "one more granted")
     asm.move(R0, LIFTED)
     asm.exit("allowed without CAP_NET_BIND_SERVICE")
+
+
+def _share(asm: Assembly) -> None:
+    asm.store_32(R10, _ONE, 1)
+    asm.move(R1, _CONTEXT)
+    asm.move(R2, _SOL_SOCKET)
+    asm.move(R3, SO_REUSEPORT)
+    asm.move(R4, R10)
+    asm.add(R4, _ONE)
+    asm.move(R5, 4)
+    asm.call("setsockopt", "SO_REUSEPORT")
 
 
 def _post_bind(limit: int, port_start: int, hook: int) -> Assembly:

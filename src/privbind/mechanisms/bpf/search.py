@@ -103,9 +103,10 @@ class Table:
         self.ipv6 = Space(by_size[16], 128)
 
 
-def reuse_cells(ranges: Iterable[Ports], end: int) -> list[Cell]:
-    """The ports below ``end`` that get SO_REUSEPORT, whatever the protocol."""
-    return merged([(ports.low, min(ports.high, end - 1), BOTH) for ports in ranges if ports.low < end])
+def reuse_cells(ranges: Iterable[Ports], start: int, end: int) -> list[Cell]:
+    """The ports from ``start`` to before ``end`` that get SO_REUSEPORT, whatever the protocol."""
+    cells = [(max(ports.low, start), min(ports.high, end - 1), BOTH) for ports in ranges]
+    return merged([cell for cell in cells if cell[0] <= cell[1]])
 
 
 def merged(cells: list[Cell]) -> list[Cell]:
