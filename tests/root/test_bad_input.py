@@ -32,7 +32,7 @@ MARK = ["touch", "/tmp/privbind-must-not-start"]
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ([], "no user given"),
+        ([], "no command given"),
         (["true"], "no user given"),
         (["-u", "nosuchuser", "true"], "unknown user 'nosuchuser'"),
         (["-u", "", "true"], "unknown user ''"),

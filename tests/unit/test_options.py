@@ -103,7 +103,7 @@ def test_what_is_no_command_line(words: list[str], why: str) -> None:
 def test_without_a_user_a_command_may_be_started_as_it_is() -> None:
     """With -a, -v and --dry-run, which mean something then; nothing else does."""
     options = parse(["-a80", "-v", "--dry-run", "true", "-u"])
-    assert (options.user, options.command, options.verbose, options.dry_run) == ("", ["true", "-u"], True, True)
+    assert (options.user, options.command, options.verbose, options.dry_run) == (None, ["true", "-u"], True, True)
     for more in ("-gx", "-G", "-n1", "-r80", "-lx", "--via=auto", "--no-new-privs", "--set-home"):
         with pytest.raises(UsageError, match=r"^no user given"):
             parse([more, "-a80", "true"])

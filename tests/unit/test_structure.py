@@ -24,7 +24,7 @@ _HELPER = _GROUND | {"account"}
 _MECHANISMS = _HELPER | {"helper", "request"}
 _LAUNCH = _MECHANISMS | {"mechanisms"}
 _STANDING = _GROUND | {"account", "mechanisms"}
-_COMMANDS = _LAUNCH | {"__version__", "inspect", "launch", "standing"}
+_COMMANDS = _LAUNCH | {"__version__", "inspect", "launch", "placed", "standing"}
 
 LAYERS: dict[str, set[str]] = {
     "__init__": {"api"},
@@ -38,6 +38,7 @@ LAYERS: dict[str, set[str]] = {
     "mechanisms": _MECHANISMS,
     "inspect": _LAUNCH | {"standing"},
     "launch": _LAUNCH,
+    "placed": _LAUNCH | {"standing"},
     "standing": _STANDING,
     "api": _COMMANDS,
     "commands": _COMMANDS | {"api"},

@@ -112,7 +112,7 @@ def parse(arguments: list[str]) -> Options:
 
 
 def _check(options: Options, values: dict[str, list[str]], flags: set[str]) -> None:
-    if options.user is None and ((values.keys() | flags) - _WITHOUT_USER or not options.command):
+    if options.user is None and (values.keys() | flags) - _WITHOUT_USER:
         raise NoUserError
     if options.via not in (AUTO, *MECHANISMS):
         raise UsageError(f"--via: unknown mechanism '{options.via}' ({', '.join((AUTO, *MECHANISMS))})")
