@@ -43,6 +43,21 @@ MECHANISMS = ("bpf", "seccomp", "preload")
 OCCUPIED = 99
 """A port that is bound on every address of both families and protocols before the table runs."""
 
+OCCUPY = """
+import socket, sys
+held = []
+for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        sock = socket.socket(family, kind)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, int(sys.argv[1])))
+        held.append(sock)
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""The program that binds it, says so, and holds it until its input ends."""
+
 
 def _cases() -> list[Case]:
     rows: list[tuple[str, str, str, str, int, bool]] = []

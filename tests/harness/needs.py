@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from .install import PROGRAMS
 
 
 def need(*commands: str) -> None:
@@ -23,3 +27,17 @@ def skip_without_root(items: list[pytest.Item], folder: Path, why: str) -> None:
     for item in items:
         if folder in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=f"needs root, {why}"))
+
+
+def build_i386(name: str, folder: Path) -> Path:
+    """Compile a program of the tests' for 32-bit x86, or skip."""
+    if platform.machine() != "x86_64":
+        pytest.skip("32-bit x86 programs run on x86-64 only")
+    target = folder / f"{name}-i386"
+    # Debian's gcc-multilib and cross compilers exclude each other; without the former only a link to asm is missing.
+    headers = "/usr/include/x86_64-linux-gnu"
+    argv = ["gcc", "-m32", f"-I{headers}", "-static", "-O1", "-o", f"{target}", f"{PROGRAMS}/{name}.c"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not installed: a compiler for 32-bit x86")
+    return target

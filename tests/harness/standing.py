@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from privbind.linux import bpf, sockets
-from privbind.linux.cgroup import Cgroup
-from privbind.standing import files, text
+from privbind.grant.policy import Policy
+from privbind.linux import bpf
+from privbind.mechanisms.bpf.assembly import R0, Assembly
 from privbind.standing import load as loading
-from privbind.standing.names import System
-from privbind.standing.resolve import resolve
+from privbind.standing import text
+from privbind.standing.resolve import UID, Key
+from privbind.standing.text import Granted
 
 from .cases import Bind
 from .forks import forked, setns
@@ -171,16 +172,20 @@ class StandingHost(Host):
         return self.inside(look)
 
 
-def load_files(target: loading.Target) -> bool:
-    """What `privbindctl load` does; inside only."""
-    resolved = resolve(files.read(), System())
-    return loading.load(target, resolved.rules(), text.encode(text.describe(resolved)))
+def put(target: loading.Target, rules: str, user: int = ALICE) -> bool:
+    """Load these rules for one user; inside only."""
+    key = Key(UID, user)
+    policy = Policy.parse([rules])
+    granted = {key: Granted("alice", ((tuple(map(str, policy.rules or ())), "f:1"),))}
+    return loading.load(target, {key: policy.rules or ()}, text.encode(granted))
 
 
-def target_of(cgroup_fd: int, netns: int | None = None) -> loading.Target:
-    """A cgroup of a test's own, and this network namespace."""
-    where = Cgroup("the test's", os.dup(cgroup_fd), 0, exact=False)
-    return loading.Target(where, sockets.netns_cookie() if netns is None else netns)
+def foreign_program(name: str = "somebody_elses") -> int:
+    """A program of another's that allows everything and lifts nothing; its descriptor."""
+    asm = Assembly("another's")
+    asm.move(R0, 1)
+    asm.exit()
+    return bpf.load(name, bpf.INET4_BIND, asm.code({}))
 
 
 def name_of(number: int) -> str:

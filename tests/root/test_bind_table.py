@@ -7,23 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ..harness.cases import CASES, MECHANISMS, OCCUPIED, Bind, Case
+from ..harness.cases import CASES, MECHANISMS, OCCUPIED, OCCUPY, Bind, Case
 from ..harness.host import Host, python, read_line
 from ..harness.needs import need
-
-OCCUPY = """
-import socket, sys
-held = []
-for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        sock = socket.socket(family, kind)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address, int(sys.argv[1])))
-        held.append(sock)
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 class Table:

@@ -14,6 +14,7 @@ import pytest
 from ..harness.forks import NOBODY, in_host
 from ..harness.install import PROGRAMS, world_readable_folder
 from ..harness.launches import execute, prepared
+from ..harness.needs import build_i386
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -82,20 +83,6 @@ def test_io_uring(programs: Path) -> None:
     if "missing" in found:
         pytest.skip("IORING_OP_BIND needs Linux 6.11 and io_uring enabled")
     assert found == ["ok", "EACCES", "ok"]
-
-
-def build_i386(name: str, folder: Path) -> Path:
-    """A 32-bit x86 program."""
-    if platform.machine() != "x86_64":
-        pytest.skip("32-bit x86 programs run on x86-64 only")
-    target = folder / f"{name}-i386"
-    # Debian's gcc-multilib and cross compilers exclude each other; without the former only a link to asm is missing.
-    headers = "/usr/include/x86_64-linux-gnu"
-    argv = ["gcc", "-m32", f"-I{headers}", "-static", "-O1", "-o", f"{target}", f"{PROGRAMS}/{name}.c"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip("not installed: a compiler for 32-bit x86")
-    return target
 
 
 @pytest.mark.parametrize("raw", [(), ("-raw",)], ids=["libc", "raw"])

@@ -10,39 +10,16 @@ from typing import Any
 
 import pytest
 
-from ..harness.host import AS_NOBODY, Host, Result, python
-from ..harness.install import SOURCE
+from ..harness.filters import NEW_LISTENER, NOTIFY, REFUSE, filtered
+from ..harness.host import AS_NOBODY, Host, Result
 
 MECHANISMS = ("bpf", "seccomp", "preload", "ambient")
 ALL = dict.fromkeys(MECHANISMS, True)
 NONE = dict.fromkeys(MECHANISMS, False)
 
-REFUSE = 0x00050001  # SECCOMP_RET_ERRNO with EPERM
-NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
-NEW_LISTENER = 8  # SECCOMP_FILTER_FLAG_NEW_LISTENER
-
 MOUNTS = "findmnt --noheadings --raw --output TARGET --types cgroup2"
 READ_ONLY = f'for point in $({MOUNTS}); do mount -o remount,bind,ro "$point"; done; exec "$@"'
 ABSENT = f'for point in $({MOUNTS}); do umount "$point"; done; exec "$@"'
-
-FILTERED = """
-import os, sys
-sys.path.append(sys.argv[1])
-from privbind.linux import call, seccomp
-instruction = seccomp._INSTRUCTION.pack
-number, action, flags = call.number(sys.argv[2]), int(sys.argv[3], 16), int(sys.argv[4])
-code = [instruction(0x20, 0, 0, 0), instruction(0x15, 0, 1, number), instruction(6, 0, 0, action)]
-listener = seccomp.install([*code, instruction(6, 0, 0, 0x7FFF0000)], flags)
-if flags:
-    os.set_inheritable(listener, True)
-os.execv(sys.argv[5], sys.argv[5:])
-"""
-
-
-def filtered(call: str, action: int, flags: int = 0) -> list[str]:
-    """A container manager's seccomp profile: what happens at a system call."""
-    return python(FILTERED, str(SOURCE), call, f"{action:x}", str(flags))
-
 
 SIMULATED = {
     "as it is": ([], ALL, ""),

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ..harness.cases import CASES, OCCUPIED, Bind, Case
+from ..harness.cases import CASES, OCCUPIED, OCCUPY, Bind, Case
 from ..harness.host import python, read_line
 from ..harness.standing import StandingHost
-from .test_bind_table import OCCUPY
 
 
 class Table:

@@ -14,11 +14,10 @@ from privbind.errors import PrivbindError
 from privbind.linux import bpf
 from privbind.standing import load, table
 
+from ..harness.filters import REFUSE, filtered
 from ..harness.forks import Failure
 from ..harness.host import Result
-from ..harness.standing import ALICE, CGROUP_MOUNTS, GRANTS, StandingHost
-from .test_ctl_doctor import REFUSE, filtered
-from .test_standing_load import foreign_program, put
+from ..harness.standing import ALICE, CGROUP_MOUNTS, GRANTS, StandingHost, foreign_program, put
 
 GOOD = '[[grant]]\nuser = "alice"\nallow = "tcp:80"\n'
 FILE = f"{GRANTS}/bad.toml"

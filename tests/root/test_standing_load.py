@@ -16,29 +16,17 @@ import pytest
 
 from privbind.account import Account, become
 from privbind.errors import PrivbindError
-from privbind.grant.policy import Policy
 from privbind.linux import bpf
-from privbind.mechanisms.bpf.assembly import R0, Assembly
-from privbind.standing import load, program, text
-from privbind.standing.resolve import UID, Key
-from privbind.standing.text import Granted
+from privbind.standing import load, program
 
 from ..harness.budget import rounds
 from ..harness.cases import Bind
 from ..harness.forks import forked, try_bind
-from ..harness.standing import ALICE, BOB, StandingHost
+from ..harness.standing import ALICE, BOB, StandingHost, foreign_program, put
 
 FAMILIES = ("127.0.0.1", "::1")
 OURS = [[name] for name in program.NAMES.values()]
 NOTHING: list[list[str]] = [[], []]
-
-
-def put(target: load.Target, rules: str, user: int = ALICE) -> bool:
-    """Load these rules for one user; inside only."""
-    key = Key(UID, user)
-    policy = Policy.parse([rules])
-    granted = {key: Granted("alice", ((tuple(map(str, policy.rules or ())), "f:1"),))}
-    return load.load(target, {key: policy.rules or ()}, text.encode(granted))
 
 
 def may(ports: tuple[int, ...], user: int = ALICE) -> dict[int, set[str]]:
@@ -324,14 +312,6 @@ def test_binds_during_loads(standing: StandingHost) -> None:
     count, seen = standing.inside(run)
     assert seen == {"ok"}
     assert count > 100
-
-
-def foreign_program(name: str = "somebody_elses") -> int:
-    """A program of another's that allows everything and lifts nothing; its descriptor."""
-    asm = Assembly("another's")
-    asm.move(R0, 1)
-    asm.exit()
-    return bpf.load(name, bpf.INET4_BIND, asm.code({}))
 
 
 def test_another_program_on_the_same_cgroup_stays(standing: StandingHost) -> None:

@@ -13,9 +13,8 @@ import pytest
 from ..harness.cases import Bind
 from ..harness.host import python, table
 from ..harness.install import PROGRAMS, world_readable_folder
-from ..harness.needs import need
+from ..harness.needs import build_i386, need
 from ..harness.standing import ALICE, BOB, NO_PRIVILEGES, SUBIDS, WEB, StandingHost
-from .test_bpf_programs import build_i386
 
 GRANTS = """
 [[grant]]
