@@ -31,6 +31,8 @@ Usage: privbindctl doctor [--json]
        privbindctl unload
        privbindctl test USER RULE...
        privbindctl import-authbind
+       privbindctl grant WHERE --allow RULE... [-n NUM] [-r PORTS]
+       privbindctl revoke WHERE
 Tell what privbind can do on this host and who has which grants; give users the right to bind reserved ports.
 
   doctor                 what this host offers: mechanisms, reserved ports, cgroups, and how privbind is installed
@@ -41,12 +43,21 @@ Tell what privbind can do on this host and who has which grants; give users the 
   unload                 take it out
   test                   may this user bind this? 0: yes, 1: no; asked by doing, without touching the port
   import-authbind        print authbind's configuration as grants
+  grant                  let all that is in a cgroup bind what the rules say; again: in the place of what it had
+  revoke                 take privbind's grant off a cgroup; what is bound stays bound
 
       --group GROUP      allow, disallow: a group and its members, in the place of a user
       --diff             check: what a load would change
       --dry-run          load: who would have which grants; nothing is loaded
   -v, --verbose          load --dry-run: list the programs, too
-      --cgroup DIR       check --diff, load, unload, allow, disallow: for processes below this cgroup only
+      --cgroup DIR       check --diff, load, unload, allow, disallow: for processes below this cgroup only;
+                         grant, revoke: WHERE, by its directory or as ls shows it
+      --pid PID          WHERE: the cgroup that only this process is in
+      --unit UNIT        WHERE: the cgroup of a unit of systemd
+      --self             WHERE: the cgroup that privbindctl itself is in (ExecStartPre=+)
+  -a, --allow RULE       grant: what may be bound; repeatable, and comma-separated
+  -n, --binds NUM        grant: at most NUM successful reserved binds, over all processes together (0: no limit)
+  -r, --reuse-port PORTS grant: set SO_REUSEPORT before binding these ports
       --json             doctor, ls: print JSON, for programs
   -h, --help             print this and end
       --version          print the version and end
@@ -65,10 +76,13 @@ _COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
     "unload": ((), ("cgroup",), False),
     "test": ((), (), True),
     "import-authbind": ((), (), False),
+    "grant": (("self",), ("pid", "unit", "cgroup", "allow", "binds", "reuse-port"), False),
+    "revoke": (("self",), ("pid", "unit", "cgroup"), False),
 }
 """Of each command: its options without and with a value, and whether it takes arguments."""
 
-_SHORT = {"-h": "--help", "-v": "--verbose"}
+_SHORT = {"-h": "--help", "-v": "--verbose", "-a": "--allow", "-n": "--binds", "-r": "--reuse-port"}
+_REPEATABLE = "allow"
 
 
 @value
@@ -116,6 +130,10 @@ def _run(call: Call, place: str) -> int:
         return _doctor(place, "json" in call.flags)
     if call.command == "ls":
         return _ls("json" in call.flags)
+    if call.command in ("grant", "revoke"):
+        from .placed import run
+
+        return run(call)
     from .standing import run
 
     return run(call)
@@ -158,7 +176,8 @@ def _checked(command: str, words: tuple[str, ...], options: list[tuple[str, str 
         elif name[2:] in with_value and name.startswith("--"):
             if given is None:
                 raise UsageError(f"option {name} needs a value")
-            values[name[2:]] = given
+            before = values.get(name[2:])
+            values[name[2:]] = f"{before},{given}" if before is not None and name[2:] == _REPEATABLE else given
         else:
             raise UsageError(f"{command}: unknown option {name} {_TRY}")
     if words and not takes_words:

@@ -216,22 +216,27 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _row(grant: LiveGrant, now: int, short: bool) -> tuple[str, ...]:
     standing = grant.kind == "standing"
+    placed = grant.kind == "placed"
     nothing = "-" if grant.guess or grant.limit == 0 else _UNKNOWN
     # What nobody counts is no secret, what could not be read is.
     counted = "-" if grant.guess or standing else _UNKNOWN
     rules = _UNKNOWN if grant.rules is None else ",".join(grant.rules) or "any"
     ended = grant.pid is None and grant.command is not None
     return (
-        "-" if ended or standing else _or(grant.pid, _UNKNOWN),
-        grant.kind if standing else _or(grant.mechanism, _UNKNOWN) + ("?" if grant.guess else ""),
-        _who(grant) if standing else _or(grant.user, _UNKNOWN),
+        "-" if ended or standing or placed else _or(grant.pid, _UNKNOWN),
+        grant.kind if standing or placed else _or(grant.mechanism, _UNKNOWN) + ("?" if grant.guess else ""),
+        _who(grant) if standing else "-" if placed else _or(grant.user, _UNKNOWN),
         _or(grant.granted, counted),
         _or(grant.refused, counted),
         _or(grant.left, nothing),
         _since(grant.since, now, short),
         rules,
-        ", ".join(source.rpartition("/")[2] for source in grant.sources) if standing else _command(grant),
+        _command(grant) if not (standing or placed) else grant.place if placed else _sources(grant),
     )
+
+
+def _sources(grant: LiveGrant) -> str:
+    return ", ".join(source.rpartition("/")[2] for source in grant.sources)
 
 
 def _who(grant: LiveGrant) -> str:
