@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ..errors import UsageError
+from ..errors import PrivbindError, UsageError
 from ..grant.grant import Grant
 from ..grant.policy import MAX_U32, Policy, number, parse_ports
 from ..placed import grants, place
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from .privbindctl import Call
 
 _PROGRAM = "privbindctl"
+_KEPT_IN = {
+    "seccomp": "the memory of its helper",
+    "preload": "the memory of its helper",
+    "ambient": "the process itself, as a capability",
+}
 _WAYS = ("pid", "unit", "cgroup", "self")
 
 
 def run(call: Call) -> int:
     """Do what was asked for; the exit status. Raises PrivbindError, PolicyError."""
+    _refuse_other_mechanisms(call)
     if call.command == "revoke":
         with _place(call) as where:
             if grants.revoke(where):
@@ -28,6 +34,21 @@ def run(call: Call) -> int:
     with _place(call) as where:
         changed = grants.grant(where, wanted)
         return _print(f"{'changed' if changed else 'granted'}: cgroup '{where.cgroup.path}' may bind {wanted}")
+
+
+def _refuse_other_mechanisms(call: Call) -> None:
+    """Raise PrivbindError where a process is named whose launch was granted what no cgroup carries."""
+    pid = call.values.get("pid", "")
+    if not (pid.isascii() and pid.isdigit()):
+        return
+    from ..inspect.grants import find
+
+    for found in find().grants:
+        if found.pid == int(pid) and found.kind == "launch" and found.mechanism in _KEPT_IN:
+            raise PrivbindError(
+                f"process {pid} has its grant by {found.mechanism}, which keeps it in {_KEPT_IN[found.mechanism]}:"
+                " it cannot be changed or revoked (end the command; start it under bpf)"
+            )
 
 
 def _grant(call: Call) -> Grant:

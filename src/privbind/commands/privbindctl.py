@@ -148,7 +148,9 @@ def parse(arguments: list[str]) -> Call:
         if word == "--":
             words += rest
         elif word.startswith("-") and word != "-":
-            name, equals, given = _SHORT.get(word, word).partition("=")
+            name, equals, given = _SHORT.get(word[:2], word).partition("=")
+            if word[:2] in _SHORT and len(word) > 2:
+                equals, given = "=", word[2:]
             if name in ("--help", "--version"):
                 return Call(name[2:], (), frozenset(), {})
             # Whether it takes a value depends on the command, which may stand behind it.

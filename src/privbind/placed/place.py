@@ -27,21 +27,36 @@ _CONTROL = "/.control"  # where systemd runs ExecReload=+ of a unit with Delegat
 
 @value
 class Place:
-    """A cgroup, held open, and whose network namespace is meant: a process's, or None for that of all in it."""
+    """A cgroup, held open, and whose network namespace is meant: a process's, or None for that of all in it.
+
+    ``pidfd`` holds that process, -1 where there is nothing to hold.
+    """
 
     cgroup: Cgroup
     netns_of: int | None
+    pidfd: int = -1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the cgroup and the process go."""
         self.cgroup.close()
+        if self.pidfd >= 0:
+            posix.close(self.pidfd)
 
     def site(self) -> Site:
         """Where the grant will hold. Raises PrivbindError."""
-        pids = members(self.cgroup) if self.netns_of is None else [self.netns_of]
-        found = _namespace(pids, self.cgroup.path)
+        pid = self.netns_of
+        if pid is None:
+            pid = _representative(members(self.cgroup), self.cgroup.path)
+        found = _site_in(pid)
+        # What was read by its number may be another process's by now.
+        if pid not in members(self.cgroup) or (self.pidfd >= 0 and not process.is_alive(self.pidfd)):
+            raise PrivbindError(f"process {pid} has just ended or left cgroup '{self.cgroup.path}' (try again)")
         return found.in_cgroup(self.cgroup.identity, self.cgroup.depth, self.cgroup.exact)
 
 
@@ -49,19 +64,32 @@ def of_process(pid: int) -> Place:
     """The cgroup that a process is in, alone. Raises PrivbindError."""
     pidfd = _open_process(pid)
     try:
-        found = _stable(lambda: _of_pid(pid), pid, pidfd)
-    finally:
+        place = alone_in(pid, pidfd)
+    except BaseException:
         posix.close(pidfd)
-    place = _checked(Place(found, pid))
-    others = [member for member in members(found) if member != pid]
-    if others:
-        path = found.path
-        found.close()
-        raise PrivbindError(
-            f"process {pid} shares cgroup '{path}' with {len(others)} others, {others[0]} among them"
-            f" (to mean all of them: --cgroup {path})"
-        )
+        raise
     return place
+
+
+def alone_in(pid: int, pidfd: int) -> Place:
+    """The cgroup that a process is in, alone; ``pidfd`` is taken over. Raises PrivbindError; then it is not."""
+    found = _stable(lambda: _of_pid(pid), pid, pidfd)
+    try:
+        _check(found)
+        others = [member for member in members(found) if member != pid]
+        if others:
+            raise PrivbindError(
+                f"process {pid} shares cgroup '{found.path}' with {_counted(len(others))}, {others[0]} among them"
+                f" (to mean all of them: --cgroup {found.path})"
+            )
+    except BaseException:
+        found.close()
+        raise
+    return Place(found, pid, pidfd)
+
+
+def _counted(others: int) -> str:
+    return "1 other" if others == 1 else f"{others} others"
 
 
 def of_self() -> Place:
@@ -117,10 +145,15 @@ def _stable(find: Callable[[], Cgroup], pid: int, pidfd: int) -> Cgroup:
     """What is found of a process, when it is found twice and the process is still there."""
     for _ in range(100):
         first = find()
-        with find() as second:
-            if first.identity == second.identity and process.is_alive(pidfd):
-                return first
-        first.close()
+        same = False
+        try:
+            with find() as second:
+                same = first.identity == second.identity and process.is_alive(pidfd)
+        finally:
+            if not same:
+                first.close()
+        if same:
+            return first
         if not process.is_alive(pidfd):
             raise PrivbindError(f"process {pid} has ended")
     raise PrivbindError(f"process {pid} moves from cgroup to cgroup (stop that, or name a cgroup with --cgroup)")
@@ -145,21 +178,27 @@ def _open(path: str) -> Cgroup:
 
 def _checked(place: Place) -> Place:
     """Refuse a cgroup that can carry no grant of its own."""
-    target = place.cgroup
-    kind = target.read("cgroup.type")
-    reason = ""
-    if not kind:
-        reason = "it is the root, which all processes share (a standing grant is for users: privbindctl allow)"
-    elif kind != "domain":
-        reason = f"it is {kind}, so its processes are not apart from others'"
-    if reason:
-        target.close()
-        raise PrivbindError(f"cgroup '{target.path}': {reason}")
+    try:
+        _check(place.cgroup)
+    except BaseException:
+        place.close()
+        raise
     return place
 
 
-def _namespace(pids: list[int], path: str) -> Site:
-    """The network namespace that all these processes are in, seen from inside."""
+def _check(target: Cgroup) -> None:
+    kind = target.read("cgroup.type")
+    if not kind:
+        reason = "it is the root, which all processes share (a standing grant is for users: privbindctl allow)"
+    elif kind == "domain":
+        return
+    else:
+        reason = f"it is {kind}, so its processes are not apart from others' (name one whose cgroup.type is domain)"
+    raise PrivbindError(f"cgroup '{target.path}': {reason}")
+
+
+def _representative(pids: list[int], path: str) -> int:
+    """One of these processes, when all are in the same network namespace."""
     if not pids:
         raise PrivbindError(
             f"cgroup '{path}' has no process, so it is not known for which network namespace the grant is meant"
@@ -178,7 +217,7 @@ def _namespace(pids: list[int], path: str) -> Site:
             f"the processes of cgroup '{path}' are in {len(found)} network namespaces (name one process: --pid)"
         )
     for pid in found.values():
-        return _site_in(pid)
+        return pid
     raise PrivbindError(f"the processes of cgroup '{path}' have ended")
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ...grant.site import Site
     from ...linux.cgroup import Cgroup
 
+_BIND_HOOKS = (bpf.INET4_BIND, bpf.INET6_BIND)
 _REMEDY = "attach that one with BPF_F_ALLOW_MULTI"
 
 
@@ -72,15 +73,17 @@ class Loaded:
 
 def hooks(grant: Grant) -> tuple[int, ...]:
     """The hooks that a grant has programs for."""
-    binds = bpf.INET4_BIND, bpf.INET6_BIND
-    return (*binds, bpf.INET4_POST_BIND, bpf.INET6_POST_BIND) if grant.limit else binds
+    return (*_BIND_HOOKS, bpf.INET4_POST_BIND, bpf.INET6_POST_BIND) if grant.limit else _BIND_HOOKS
 
 
 def attach(target: Cgroup, loaded: Loaded) -> None:
-    """Put programs on a cgroup, beside all that are there, above and below. Raises PrivbindError; then none is."""
+    """Put programs on a cgroup, beside all that are there, above and below. Raises PrivbindError; then none is.
+
+    Those that count come first: a process may bind at this moment.
+    """
     done: list[int] = []
     try:
-        for hook, fd in loaded.programs.items():
+        for hook, fd in _counting_first(loaded):
             _attach(target, fd, hook)
             done.append(hook)
             _check_above_runs(target, hook)
@@ -91,24 +94,26 @@ def attach(target: Cgroup, loaded: Loaded) -> None:
 
 
 def replace(target: Cgroup, loaded: Loaded) -> None:
-    """Put programs on a cgroup in the place of ours there; each hook changes from one to the other in one step.
+    """Put programs on a cgroup in the place of ours there; each bind hook changes from one to the other in one step.
 
-    A hook that had a program of ours and gets none loses it last, so that a limit holds until the new grant does.
-    Raises PrivbindError; the hooks that were changed before that stay changed.
+    The programs that count are there before what they count, and those from before go last: so a limit holds at every
+    moment, the old grant's or the new one's. Raises PrivbindError; the hooks that were changed before that stay so.
     """
     before = ours(target)
-    for hook, fd in loaded.programs.items():
-        old = before.pop(hook, [])
-        if not old:
+    for hook, fd in _counting_first(loaded):
+        old = before.get(hook, [])
+        if old and hook in _BIND_HOOKS:
+            _replace(target, fd, hook, old.pop(0))
+        else:
             _attach(target, fd, hook)
-        for number, program in enumerate(old):
-            if number == 0:
-                _replace(target, fd, hook, program)
-            else:
-                _detach(target, hook, program)
     for hook, programs in before.items():
         for program in programs:
             _detach(target, hook, program)
+
+
+def _counting_first(loaded: Loaded) -> list[tuple[int, int]]:
+    """The programs by hook, those that count before those whose binds they count."""
+    return sorted(loaded.programs.items(), key=lambda found: found[0] in _BIND_HOOKS)
 
 
 def detach(target: Cgroup) -> int:
