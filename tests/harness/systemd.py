@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from privbind.linux import cgroup
+from privbind.linux import bpf, cgroup
 
-from .host import Result, kill, wait_for
-from .machine import Machine, children_of
+from .host import MANY, Result, kill, python, wait_for
+from .machine import ALICE, Machine, as_user, children_of
 
 SYSTEMD = "/lib/systemd/systemd"
 TARGETS = ("default", "sysinit", "basic", "shutdown", "network", "multi-user", "umount", "exit")
@@ -74,6 +74,20 @@ class System:
         """Run a program there, though not in systemd's cgroup."""
         enter = ["nsenter", f"--target={self._pid}", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--net"]
         return self.machine.run([*enter, "env", "SYSTEMD_UNIT_PATH=/etc/systemd/system:/srv/site/units", *argv])
+
+    def binds_in(self, unit: str, *ports: int) -> list[str]:
+        """What binds as an unprivileged user give in the cgroup of a unit."""
+        place = f"/proc/{os.getpid()}/fd/{self.cgroup}/{unit}"
+        join = ["sh", "-ec", 'echo $$ > "$0/cgroup.procs"; exec "$@"', place]
+        return self.machine.run([*join, *as_user(ALICE, python(MANY, *map(str, ports)))]).ok().out.split()
+
+    def programs_on(self, unit: str) -> list[int]:
+        """How many programs a unit's cgroup has, of each bind hook."""
+        fd = os.open(f"/proc/self/fd/{self.cgroup}/{unit}", os.O_RDONLY)
+        try:
+            return [len(bpf.query(fd, hook)[1]) for hook in (bpf.INET4_BIND, bpf.INET6_BIND)]
+        finally:
+            os.close(fd)
 
     def enter(self, argv: list[str], folder: str = "asked") -> list[str]:
         """A command line that runs in a cgroup of its own below systemd's."""

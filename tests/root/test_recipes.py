@@ -37,6 +37,7 @@ RUN_HERE = {
     *("gunicorn", "uvicorn", "node", "pm2-runtime", "pm2", "java", "go", "caddy", "dnsmasq"),
 }
 RUN_ELSEWHERE = {
+    "test_placed_units.py": {"granted.service", "granted.service.d/reload.conf", "granted@.service", "unit"},
     "test_standing_servers.py": {
         *("allow", "user-node", "user-pm2", "user-pm2-cluster", "user-uvicorn-reload", "user-uvicorn", "user-gunicorn"),
         *("user-go", "user-caddy", "laptop.toml", "load", "shared.toml", "member"),
