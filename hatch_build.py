@@ -19,7 +19,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Each is a launcher of its module's start().
-_PROGRAMS = {"privbind": "privbind.commands.privbind", "privbindctl": "privbind.commands.privbindctl"}
+_PROGRAMS = {
+    "privbind": "privbind.commands.privbind",
+    "privbindctl": "privbind.commands.privbindctl",
+    "privbind-oci-hook": "privbind.commands.oci_hook",
+}
 _LAUNCHER = "privbind"  # as launcher/Makefile names it, whatever it starts
 _SHIM = "libprivbind.so"
 _PLACE_IN_PACKAGE = f"privbind/_preload/{_SHIM}"  # where privbind.mechanisms.preload looks

@@ -14,7 +14,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MODULE = "privbind.commands.privbind"
-PROGRAMS = {MODULE: "privbind", "privbind.commands.privbindctl": "privbindctl"}
+PROGRAMS = {
+    MODULE: "privbind",
+    "privbind.commands.privbindctl": "privbindctl",
+    "privbind.commands.oci_hook": "privbind-oci-hook",
+}
 """What each module's command is called, in the launcher's own errors."""
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privbind.standing.annotations import KNOWN
 from privbind.standing.entries import Entry, GrantFileError, parse
 
 FILE = "/etc/privbind/grants.d/web.toml"
@@ -55,7 +56,7 @@ group = [33]
 allow = "tcp:mixed"
 
 [[ grant ]] # one more
-container = { "io.z" = "1", "io.a" = "ingress" }
+container = { "io.kubernetes.pod.uid" = "1", "io.kubernetes.cri.sandbox-name" = "ingress" }
 allow = ["tcp:80"]
 """
     )
@@ -64,7 +65,10 @@ allow = ["tcp:80"]
     assert first.subids
     assert (second.users, second.groups, str(second.policy)) == ((), (33,), "tcp:512")
     assert not second.subids
-    assert third.container == (("io.a", "ingress"), ("io.z", "1"))
+    assert third.container == (
+        ("io.kubernetes.cri.sandbox-name", "ingress"),
+        ("io.kubernetes.pod.uid", "1"),
+    )
     assert [entry.source for entry in (first, second, third)] == [f"{FILE}:{line}" for line in (3, 9, 13)]
 
 
@@ -80,14 +84,14 @@ def test_a_service_with_two_ports_is_two_rules() -> None:
 def test_lines_are_those_of_headers_whatever_strings_and_comments_look_like() -> None:
     text = '''#"""
 [[grant]]
-container = { a = """
+container = { "io.kubernetes.pod.name" = """
 [[grant]]
 \\"""" }
 allow = "tcp:80" # '[[grant]]
 [[grant]] # "
-container = { b = \'\'\'
+container = { "io.kubernetes.pod.name" = \'\'\'
 [[grant]]
-\'\'\', c = '"', d = "'" }
+\'\'\', "io.kubernetes.pod.uid" = '"', "io.kubernetes.pod.namespace" = "'" }
 allow = "tcp:81"
 '''
     assert [entry.line for entry in read(text)] == [2, 7]
@@ -197,6 +201,12 @@ def test_a_number_of_thousands_of_digits_is_no_traceback() -> None:
             'container = { "a" = 1 }\nallow = "80"',
             "container: the value of 'a' is the number 1, not text (write it in quotes)",
         ),
+        (
+            'container = { "org.privbind.allow" = "80" }\nallow = "80"',
+            "container: no runtime sets 'org.privbind.allow' itself, so an image or a pod could (known are "
+            + ", ".join(KNOWN)
+            + ")",
+        ),
         *(
             (f'container = {{ a = "b" }}\n{line}', f"{key} and container cannot stand together (write two grants)")
             for key, line in (("user", 'user = "a"'), ("group", 'group = "a"'), ("subids", "subids = true"))
@@ -229,7 +239,7 @@ def test_headers_are_found_beside_any_text(parts: list[tuple[str, str, int, str]
     for value, quotes, blank, comment in parts:
         text += "\n" * blank + "# " + comment.replace("\n", " ") + "\n"
         lines.append(text.count("\n") + 1)
-        text += "[[grant]]" + comment.partition("\n")[0] + "\ncontainer = { a = "
+        text += "[[grant]]" + comment.partition("\n")[0] + '\ncontainer = { "io.kubernetes.pod.name" = '
         if quotes == '"':
             text += json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         elif quotes == '"""':

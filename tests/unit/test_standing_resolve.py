@@ -80,9 +80,9 @@ def test_subordinate_uids_of_users_and_of_members() -> None:
 
 
 def test_containers_are_apart() -> None:
-    found = resolved('[[grant]]\ncontainer = { a = "b" }\nallow = "80"\n')
+    found = resolved('[[grant]]\ncontainer = { "io.kubernetes.pod.name" = "b" }\nallow = "80"\n')
     assert found.holders == {}
-    assert [entry.container for entry in found.containers] == [(("a", "b"),)]
+    assert [entry.container for entry in found.containers] == [(("io.kubernetes.pod.name", "b"),)]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,11 @@ def test_what_is_granted_is_told_by_kinds_of_holders() -> None:
             *entries(
                 '\n[[grant]]\ngroup = "web"\nallow = "udp:53"\n[[grant]]\nuser = 1003\nallow = "1"\n', "/etc/x/y.toml"
             ),
-            *entries('[[grant]]\ncontainer = { a = "b", c = "d" }\nallow = "80"\n', "c.toml"),
+            *entries(
+                '[[grant]]\ncontainer = { "io.kubernetes.pod.name" = "b", "io.kubernetes.pod.uid" = "d" }\n'
+                'allow = "80"\n',
+                "c.toml",
+            ),
         ],
         Accounts(),
     )
@@ -176,7 +180,7 @@ def test_what_is_granted_is_told_by_kinds_of_holders() -> None:
         "1 range of subordinate uids:",
         "  uids 100000-165535 of alice: tcp:80, tcp:443  (web.toml:1)",
         "1 kind of container:",
-        '  a = "b", c = "d": 80  (c.toml:1)',
+        '  io.kubernetes.pod.name = "b", io.kubernetes.pod.uid = "d": 80  (c.toml:1)',
     ]
 
 

@@ -13,6 +13,7 @@ from _socket import getservbyname
 from ..errors import PrivbindError
 from ..grant.policy import MAX_U32, Policy, parse_rule
 from ..values import value
+from .annotations import KNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -227,6 +228,10 @@ def _container(found: object) -> tuple[tuple[str, str], ...]:
         if not isinstance(wanted, str):
             hint = "a name with dots needs quotes" if isinstance(wanted, dict) else "write it in quotes"
             raise _EntryError(f"container: the value of '{name}' is {_kind(wanted)}, not text ({hint})")
+        if name not in KNOWN:
+            raise _EntryError(
+                f"container: no runtime sets '{name}' itself, so an image or a pod could (known are {', '.join(KNOWN)})"
+            )
     return tuple(sorted(found.items()))
 
 

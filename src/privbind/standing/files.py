@@ -13,6 +13,7 @@ from _stat import S_IMODE, S_ISREG
 from errno import ELOOP, ENOTDIR, ENXIO
 
 from ..errors import strerror
+from . import folder as _folder
 from .entries import GrantFileError, parse
 
 TYPE_CHECKING = False
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from .entries import Entry
 
-FOLDER = "/etc/privbind/grants.d"
-SUFFIX = ".toml"
+FOLDER = _folder.FOLDER
+SUFFIX = _folder.SUFFIX
 MAX_SIZE = 1 << 20
 """Bytes; a larger file is refused."""
 

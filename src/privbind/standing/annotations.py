@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: MIT
+"""Which annotations of a container can be trusted: those that a runtime sets itself, over whatever anybody wrote.
+
+All others are an author's: of a pod, or of an image, whose manifest's annotations podman copies. Under podman and
+Docker none can be trusted, so they are not here.
+"""
+
+from __future__ import annotations
+
+TRUSTED = {
+    "containerd": (
+        "io.kubernetes.cri.container-name",
+        "io.kubernetes.cri.sandbox-name",
+        "io.kubernetes.cri.sandbox-namespace",
+        "io.kubernetes.cri.sandbox-uid",
+    ),
+    "cri-o": (
+        "io.kubernetes.pod.name",
+        "io.kubernetes.pod.namespace",
+        "io.kubernetes.pod.uid",
+    ),
+}
+"""By runtime, as the OCI hook's --runtime names it."""
+
+KNOWN = tuple(sorted(name for names in TRUSTED.values() for name in names))
+"""All of them: what a grant for containers may ask for."""
