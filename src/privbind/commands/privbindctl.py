@@ -33,6 +33,8 @@ Usage: privbindctl doctor [--json]
        privbindctl import-authbind
        privbindctl grant WHERE --allow RULE... [-n NUM] [-r PORTS]
        privbindctl revoke WHERE
+       privbindctl oci-install (podman | docker) --allow RULE... [--write]
+       privbindctl oci-install (containerd | cri-o) [--write]
 Tell what privbind can do on this host and who has which grants; give users the right to bind reserved ports.
 
   doctor                 what this host offers: mechanisms, reserved ports, cgroups, and how privbind is installed
@@ -45,6 +47,7 @@ Tell what privbind can do on this host and who has which grants; give users the 
   import-authbind        print authbind's configuration as grants
   grant                  let all that is in a cgroup bind what the rules say; again: in the place of what it had
   revoke                 take privbind's grant off a cgroup; what is bound stays bound
+  oci-install            print the files that have a container runtime run privbind-oci-hook
 
       --group GROUP      allow, disallow: a group and its members, in the place of a user
       --diff             check: what a load would change
@@ -55,9 +58,10 @@ Tell what privbind can do on this host and who has which grants; give users the 
       --pid PID          WHERE: the cgroup that only this process is in
       --unit UNIT        WHERE: the cgroup of a unit of systemd
       --self             WHERE: the cgroup that privbindctl itself is in (ExecStartPre=+)
-  -a, --allow RULE       grant: what may be bound; repeatable, and comma-separated
+  -a, --allow RULE       grant, oci-install: what may be bound; repeatable, and comma-separated
   -n, --binds NUM        grant: at most NUM successful reserved binds, over all processes together (0: no limit)
   -r, --reuse-port PORTS grant: set SO_REUSEPORT before binding these ports
+      --write            oci-install: write them, where there is nothing else
       --json             doctor, ls: print JSON, for programs
   -h, --help             print this and end
       --version          print the version and end
@@ -78,6 +82,7 @@ _COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
     "import-authbind": ((), (), False),
     "grant": (("self",), ("pid", "unit", "cgroup", "allow", "binds", "reuse-port"), False),
     "revoke": (("self",), ("pid", "unit", "cgroup"), False),
+    "oci-install": (("write",), ("allow",), True),
 }
 """Of each command: its options without and with a value, and whether it takes arguments."""
 
@@ -130,10 +135,18 @@ def _run(call: Call, place: str) -> int:
         return _doctor(place, "json" in call.flags)
     if call.command == "ls":
         return _ls("json" in call.flags)
-    if call.command in ("grant", "revoke"):
-        from .placed import run
+    return _change(call, place)
 
-        return run(call)
+
+def _change(call: Call, place: str) -> int:
+    if call.command in ("grant", "revoke"):
+        from .placed import run as run_placed
+
+        return run_placed(call)
+    if call.command == "oci-install":
+        from .oci_install import run as install
+
+        return install(call, place)
     from .standing import run
 
     return run(call)
