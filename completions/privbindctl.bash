@@ -9,6 +9,8 @@ fi
 declare -A _privbindctl_options=(
     [doctor]='--json' [ls]='--json' [allow]='--group --cgroup' [disallow]='--group --cgroup'
     [check]='--diff --cgroup' [load]='--dry-run -v --verbose --cgroup' [unload]='--cgroup' [test]='' [import-authbind]=''
+    [grant]='--pid --unit --cgroup --self -a --allow -n --binds -r --reuse-port'
+    [revoke]='--pid --unit --cgroup --self' [oci-install]='--write -a --allow'
 )
 
 _privbindctl()
@@ -29,7 +31,7 @@ _privbindctl()
             continue
         fi
         case $word in
-        --group | --cgroup) expected=$word ;;&
+        --group | --cgroup | --pid | --unit | -a | --allow | -n | --binds | -r | --reuse-port) expected=$word ;;&
         --group | --group=*) group=1 ;;
         -*) ;;
         *) if [[ -z $command ]]; then command=$word; else ((++count)); fi ;;
@@ -49,6 +51,8 @@ _privbindctl()
     elif [[ $command == check ]]; then
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
+    elif [[ $command == oci-install ]]; then
+        mapfile -t COMPREPLY < <(compgen -W 'podman docker containerd cri-o' -- "$current")
     elif [[ $command == allow || $command == disallow || $command == test ]]; then
         if [[ -z $group && $count -eq 0 ]]; then
             _privbind_value --user "$current"
@@ -62,12 +66,15 @@ _privbindctl()
 # _privbindctl_value OPTION BEGUN
 _privbindctl_value()
 {
-    if [[ $1 == --group ]]; then
-        _privbind_value --group "$2"
-    else
+    case $1 in
+    --group) _privbind_value --group "$2" ;;
+    -a | --allow) _privbind_value --allow "$2" ;;
+    -r | --reuse-port) _privbind_value --reuse-port "$2" ;;
+    --cgroup)
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -d -- "$2")
-    fi
+        ;;
+    esac
 }
 
 complete -F _privbindctl privbindctl

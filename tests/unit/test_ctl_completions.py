@@ -63,7 +63,8 @@ def test_bash_knows_all_options(command: str) -> None:
 def test_each_command_has_its_own_options(command: str) -> None:
     """In bash, once the command has been written."""
     flags, values, _ = ctl._COMMANDS[command]
-    own = {f"--{name}" for name in (*flags, *values)} | ({"-v"} if "verbose" in flags else set())
+    own = {f"--{name}" for name in (*flags, *values)}
+    own |= {short for short, name in ctl._SHORT.items() if name in own}
     assert bash(f"privbindctl {command} -") == own | {"-h", "--help", "--version"}
 
 

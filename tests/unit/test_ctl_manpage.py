@@ -41,7 +41,7 @@ def told(name: str) -> dict[str, str]:
 def shown() -> dict[str, str]:
     """What the help says of each command and option."""
     lines = [
-        re.fullmatch(r" {2,6}(-\w, --\w+|--[\w-]+(?: [A-Z]+)?|[a-z-]+(?:, [a-z]+)?) {2,}(.+)", line)
+        re.fullmatch(r" {2,6}(-\w, --[\w-]+(?: [A-Z]+)?|--[\w-]+(?: [A-Z]+)?|[a-z-]+(?:, [a-z]+)?) {2,}(.+)", line)
         for line in HELP.splitlines()
     ]
     return {line[1]: line[2] for line in lines if line}

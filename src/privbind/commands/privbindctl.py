@@ -31,8 +31,8 @@ Usage: privbindctl doctor [--json]
        privbindctl unload
        privbindctl test USER RULE...
        privbindctl import-authbind
-       privbindctl grant WHERE --allow RULE... [-n NUM] [-r PORTS]
-       privbindctl revoke WHERE
+       privbindctl grant (--pid PID | --unit UNIT | --cgroup DIR | --self) --allow RULE... [-n NUM] [-r PORTS]
+       privbindctl revoke (--pid PID | --unit UNIT | --cgroup DIR | --self)
        privbindctl oci-install (podman | docker) --allow RULE... [--write]
        privbindctl oci-install (containerd | cri-o) [--write]
 Tell what privbind can do on this host and who has which grants; give users the right to bind reserved ports.
@@ -53,14 +53,13 @@ Tell what privbind can do on this host and who has which grants; give users the 
       --diff             check: what a load would change
       --dry-run          load: who would have which grants; nothing is loaded
   -v, --verbose          load --dry-run: list the programs, too
-      --cgroup DIR       check --diff, load, unload, allow, disallow: for processes below this cgroup only;
-                         grant, revoke: WHERE, by its directory or as ls shows it
-      --pid PID          WHERE: the cgroup that only this process is in
-      --unit UNIT        WHERE: the cgroup of a unit of systemd
-      --self             WHERE: the cgroup that privbindctl itself is in (ExecStartPre=+)
+      --cgroup DIR       for standing grants: hold below this cgroup only; for grant and revoke: the cgroup that is meant
+      --pid PID          grant, revoke: the cgroup that only this process is in
+      --unit UNIT        grant, revoke: the cgroup of a unit of systemd
+      --self             grant, revoke: the cgroup that privbindctl itself is in (ExecStartPre=+)
   -a, --allow RULE       grant, oci-install: what may be bound; repeatable, and comma-separated
-  -n, --binds NUM        grant: at most NUM successful reserved binds, over all processes together (0: no limit)
-  -r, --reuse-port PORTS grant: set SO_REUSEPORT before binding these ports
+  -n, --binds NUM        grant: at most NUM successful reserved binds, over all processes together
+  -r, --reuse-port PORTS  grant: set SO_REUSEPORT before binding these ports
       --write            oci-install: write them, where there is nothing else
       --json             doctor, ls: print JSON, for programs
   -h, --help             print this and end
