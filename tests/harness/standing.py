@@ -177,7 +177,7 @@ def put(target: loading.Target, rules: str, user: int = ALICE) -> bool:
     key = Key(UID, user)
     policy = Policy.parse([rules])
     granted = {key: Granted("alice", ((tuple(map(str, policy.rules or ())), "f:1"),))}
-    return loading.load(target, {key: policy.rules or ()}, text.encode(granted))
+    return loading.load(target, lambda: ({key: policy.rules or ()}, text.encode(granted)))
 
 
 def foreign_program(name: str = "somebody_elses") -> int:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from privbind.account import Account, become
-from privbind.grant.policy import Policy, unmapped
+from privbind.grant.policy import Policy, Rule, unmapped
 from privbind.standing import files, load, text
 from privbind.standing.names import System
-from privbind.standing.resolve import resolve
+from privbind.standing.resolve import Key, resolve
 
 from ..harness.budget import rounds
 from ..harness.forks import bind_to
@@ -138,6 +138,10 @@ class Binder:
 def test_generated_files_grant_what_the_model_says(standing: StandingHost) -> None:
     """Sets of files, loaded one after the other, and binds by seven people: no mismatch, and both answers."""
 
+    def read() -> tuple[dict[Key, tuple[Rule, ...]], bytes]:
+        resolved = resolve(files.read(), System())
+        return resolved.rules(), text.encode(text.describe(resolved))
+
     def run() -> tuple[list[str], int, int]:
         chance = random.Random(SEED)
         wrong, allowed, refused = [], 0, 0
@@ -151,8 +155,7 @@ def test_generated_files_grant_what_the_model_says(standing: StandingHost) -> No
                 standing.clear()
                 for name, file in enumerate(written):
                     standing.write("\n".join(entry.toml(chance) for entry in file), f"{name}.toml")
-                resolved = resolve(files.read(), System())
-                load.load(target, resolved.rules(), text.encode(text.describe(resolved)))
+                load.load(target, read)
                 for binder in binders:
                     person, wanted = binder.person, list(binds(chance))
                     for told, (protocol, address, port) in zip(binder.answers(wanted), wanted, strict=True):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import posix
+from shlex import join
 
 from ..errors import PrivbindError, UsageError
 from ..standing import describe, editing, files, load, text
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..account import Account
-    from ..grant.policy import Policy
-    from ..standing.resolve import Resolved
+    from ..grant.policy import Policy, Rule
+    from ..standing.resolve import Key, Resolved
     from .privbindctl import Call
 
 _PROGRAM = "privbindctl"
@@ -66,10 +67,15 @@ def _load(call: Call) -> int:
 
 def _load_files(directory: str | None) -> str:
     """Load what the files grant; what to say about it."""
-    with load.Target.open(directory) as target, load.Lock():
+    granted: dict[Key, text.Granted] = {}
+
+    def read() -> tuple[dict[Key, tuple[Rule, ...]], bytes]:
         resolved = _resolved()
-        granted = text.describe(resolved)
-        changed = load.load(target, resolved.rules(), text.encode(granted))
+        granted.update(text.describe(resolved))
+        return resolved.rules(), text.encode(granted)
+
+    with load.Target.open(directory) as target:
+        changed = load.load(target, read)
     users, groups = (sum(key.kind == kind for key in granted) for kind in (UID, GID))
     what = f"grants for {counted(users, 'user')} and {counted(groups, 'group')} are in force"
     return f"loaded: {what}" if changed else f"nothing has changed: {what}"
@@ -100,7 +106,7 @@ def _edit(call: Call) -> int:
         raise
     verb = "written" if edit.after is not None else "removed"
     below = [f"--cgroup={call.values['cgroup']}"] if "cgroup" in call.values else []
-    return _print([f"{verb}: {edit.path}", *lines, f"to undo: privbindctl {' '.join([*edit.undo, *below])}"])
+    return _print([f"{verb}: {edit.path}", *lines, f"to undo: privbindctl {join([*edit.undo, *below])}"])
 
 
 def _test(call: Call) -> int:
@@ -115,7 +121,7 @@ def _test(call: Call) -> int:
     account = look_up(user)
     policy = Policy.parse(rules, getservbyname)
     if posix.geteuid() != 0 and account.uid != posix.getuid():
-        raise UsageError(f"test: only root can ask for {user} (sudo privbindctl test {' '.join(call.words)})")
+        raise UsageError(f"test: only root can ask for {user} (sudo privbindctl test {join(call.words)})")
     refused = ask_as(account, policy)
     verb = "may not bind" if refused else "may bind"
     _print([f"{user} {verb} {', '.join(refused) if refused else str(policy)}"])
@@ -136,7 +142,7 @@ def ask_as(account: Account, policy: Policy) -> list[str]:
             if posix.geteuid() == 0:
                 become(account)
             answer = "\n".join([_ASKED, *refused(policy, port_start())])
-        except (OSError, PrivbindError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, this process ends here
             answer = str(error)
         posix.write(writer, answer.encode())
         posix._exit(0)

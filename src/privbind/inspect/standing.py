@@ -36,7 +36,7 @@ def look() -> Standing:
         with load.Target.open(None) as target:
             found = load.in_force(target)
         granted = text.decode(found.text) if found else {}
-    except (PrivbindError, ValueError) as error:
+    except PrivbindError as error:
         return Standing(None, reason=str(error))
     reason = ""
     changed: bool | None = None

@@ -22,7 +22,7 @@ from . import program, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -83,13 +83,20 @@ class InForce:
     complete: bool
 
 
-def load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> bool:
-    """Put these grants in force in the place of any others; whether that changed anything.
+def load(target: Target, read: Callable[[], tuple[Mapping[Key, Iterable[Rule]], bytes]]) -> bool:
+    """Put grants in force in the place of any others; whether that changed anything.
 
-    ``text`` says where they come from; equal texts are of equal grants. Raises PrivbindError; then what was in force
-    before is in force.
+    ``read`` gives the grants, and the text that says where they come from; equal texts are of equal grants. It is
+    called once no other load can come between: so what was read last is what is in force. Raises PrivbindError; then
+    what was in force before is in force.
     """
-    with Lock(), _Attached(target) as attached:
+    with _Lock():
+        grants, text = read()
+        return _load(target, grants, text)
+
+
+def _load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> bool:
+    with _Attached(target) as attached:
         before = attached.read()
         if before is not None and before.text == text and attached.is_current:
             return False
@@ -112,7 +119,7 @@ def load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> b
 
 def unload(target: Target) -> bool:
     """Put no standing grants in force, and take the programs off; whether there were any. Raises PrivbindError."""
-    with Lock(), _Attached(target) as attached:
+    with _Lock(), _Attached(target) as attached:
         if not attached.programs:
             return False
         try:
@@ -292,56 +299,41 @@ class _Attached:
             self.slot = -1
 
 
-class Lock:
-    """Keeps other loads out. It is on a file that only root can open, since whoever can open it can lock it.
-
-    Whoever holds it may take it again. A load takes it before it reads the files: of two loads at once, the one that
-    read earlier would otherwise be free to undo what the other has loaded.
-    """
-
-    _fd = -1
-    _held = 0
+class _Lock:
+    """Keeps other loads out. It is on a file that only root can open, since whoever can open it can lock it."""
 
     def __enter__(self) -> None:
-        if Lock._held == 0:
-            self._take()
-        Lock._held += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        Lock._held -= 1
-        if Lock._held == 0:
-            posix.close(Lock._fd)
-
-    def _take(self) -> None:
         try:
             flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC | posix.O_NONBLOCK
-            fd = posix.open(LOCK, flags, 0o600)
+            self._fd = posix.open(LOCK, flags, 0o600)
         except OSError as error:
             hint = " (run this as root)" if isinstance(error, PermissionError) else ""
             raise PrivbindError(
                 f"cannot open '{LOCK}', which keeps two loads apart: {strerror(error)}{hint}"
             ) from error
         try:
-            status = posix.fstat(fd)
+            status = posix.fstat(self._fd)
             if status.st_uid != posix.geteuid() or status.st_mode & 0o077:
                 raise PrivbindError(f"'{LOCK}' is open to others than root (remove it)")
             end = monotonic() + _PATIENCE_S
-            while not self._taken(fd):
+            while not self._taken():
                 if monotonic() > end:
                     raise PrivbindError(
                         f"another load has held '{LOCK}' for {_PATIENCE_S} seconds (fuser {LOCK} tells which process)"
                     )
                 sleep(0.01)
         except BaseException:
-            posix.close(fd)
+            posix.close(self._fd)
             raise
-        Lock._fd = fd
 
-    def _taken(self, fd: int) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        posix.close(self._fd)
+
+    def _taken(self) -> bool:
         try:
-            flock(fd, LOCK_EX | LOCK_NB)
+            flock(self._fd, LOCK_EX | LOCK_NB)
         except BlockingIOError:
             return False
         return True

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 
 SUBUID = "/etc/subuid"
+_MAX_DIGITS = 20
 
 
 class System:
@@ -119,6 +120,11 @@ class System:
         return [found for login in dict.fromkeys((name, str(uid))) if login for found in self._subids.get(login, ())]
 
 
+def _is_number(text: str) -> bool:
+    """Whether a text is a number that an id could be; Python refuses to read one of thousands of digits."""
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+
+
 def _read_subuid(path: str) -> dict[str, list[tuple[int, int]]]:
     """All ranges, by what stands before the first colon. Lines that newuidmap(1) makes nothing of are left out."""
     found: dict[str, list[tuple[int, int]]] = {}
@@ -126,7 +132,7 @@ def _read_subuid(path: str) -> dict[str, list[tuple[int, int]]]:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 login, *numbers = line.strip().split(":")
-                if len(numbers) == 2 and all(text.isascii() and text.isdigit() for text in numbers):
+                if len(numbers) == 2 and all(map(_is_number, numbers)):
                     first, count = map(int, numbers)
                     if count:
                         found.setdefault(login, []).append((first, count))

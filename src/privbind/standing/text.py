@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import zlib
 
+from ..errors import PrivbindError
 from ..grant.policy import MAX_U32
 from ..values import value
 from .resolve import KINDS, Key
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from .resolve import Resolved
 
 _MAX_SIZE = 1 << 26  # bytes, unpacked: far more than a table that fits takes
+
+
+class TextError(PrivbindError, ValueError):
+    """What the kernel's table keeps is no text of ours."""
 
 
 @value
@@ -55,12 +60,12 @@ def encode(granted: dict[Key, Granted]) -> bytes:
 
 
 def decode(text: bytes) -> dict[Key, Granted]:
-    """The inverse of `encode`. Raises ValueError for what is no such text: whoever may load programs can write one."""
+    """The inverse of `encode`. Raises TextError for what is no such text: whoever may load programs can write one."""
     try:
         rows = json.loads(zlib.decompressobj().decompress(text, _MAX_SIZE))
         return dict(map(_row, _list(rows)))
     except (zlib.error, RecursionError, ValueError) as error:
-        raise ValueError(f"not a text of standing grants: {error}") from None
+        raise TextError(f"not a text of standing grants: {error}") from None
 
 
 def _row(row: object) -> tuple[Key, Granted]:
