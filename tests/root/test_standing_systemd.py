@@ -205,6 +205,23 @@ def test_a_new_file_is_loaded(watched: Watched) -> None:
     assert watched.may(ALICE, 80, 81) == [True, False]
 
 
+def test_a_folder_that_is_yet_to_come(machine: Machine, site: Path) -> None:
+    """Without grants.d nobody has a grant; it is seen when it is made, as `privbindctl allow` makes it."""
+    made = Watched(machine, site, UNITS, {})
+    try:
+        machine.run(["rm", "-r", "/etc/privbind", "/etc/subuid"]).ok()
+        made.start()
+        assert made.may(ALICE, 80) == [False]
+        for _ in range(2):
+            machine.run(["mkdir", "-p", GRANTS]).ok()
+            made.put("a.toml", grant("alice", "tcp:80"))
+            wait_for(lambda: made.may(ALICE, 80)[0], "the load of the file in a new folder")
+            machine.run(["rm", "-r", "/etc/privbind"]).ok()
+            wait_for(lambda: not made.may(ALICE, 80)[0], "the load without the folder")
+    finally:
+        made.system.close()
+
+
 def test_a_new_member_of_a_group_has_its_grants(watched: Watched) -> None:
     """And no longer when he has left it; the tools replace /etc/group by another file."""
     watched.machine.run(["groupadd", "--gid=4800", "web"]).ok()
