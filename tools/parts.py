@@ -29,10 +29,11 @@ RESULTS = ROOT / "build/results"
 
 
 class Part(NamedTuple):
-    """A command, or folders below tests for pytest; and how many minutes it has."""
+    """A command, or folders below tests for pytest with its options; and how many minutes it has."""
 
     minutes: int
     folders: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
 
 
@@ -43,7 +44,7 @@ PARTS = {
     "root": Part(9, ("root",)),
     "standing": Part(6, ("standing",)),
     "containers": Part(5, ("containers",)),
-    "kernels": Part(6, ("kernels",)),
+    "kernels": Part(6, ("kernels",), ("-o", "faulthandler_timeout=0")),  # one test is a whole run in a guest
     "packaging": Part(5, ("packaging",)),
 }
 LONG_MINUTES = 240
@@ -91,7 +92,7 @@ def run(name: str, arguments: list[str]) -> list[Outcome]:
     results.unlink(missing_ok=True)
     command = [*part.command]
     if folders:
-        command = [sys.executable, "-m", "pytest", *folders, f"--junitxml={results}", *arguments]
+        command = [sys.executable, "-m", "pytest", *folders, f"--junitxml={results}", *part.options, *arguments]
     print(f"\n===== {name}: {shlex.join(command)}", flush=True)
     start = time.monotonic()
     status, over = _execute(command, outcome, counted=name == "c")
