@@ -51,5 +51,9 @@ rm "$package/shown.py"
 for launcher in "$c" "$sh"; do
     message=$("$launcher" 2>&1)
     expect "no package ($launcher)" "$? $(printf '%s\n' "$message" | wc -l)" '125 1'
+    for limit in 'd 4000' 'v 24000'; do
+        message=$(ulimit "-${limit% *}" "${limit#* }" && "$launcher" 2>&1)
+        expect "little memory ($launcher)" "$? $(printf '%s\n' "$message" | grep -c "(ulimit -${limit% *})$")" '125 1'
+    done
 done
 exit $failed

@@ -20,9 +20,10 @@
 enum {
     STATUS_FAILED = 125,
     SIGNALS = 64,
-    SIGNAL_FILE_SIZE = 25, // SIGXFSZ
-    PATH_ROOM = 4096,      // linux/limits.h: PATH_MAX, which freestanding headers do not give
-    FIRST_NUMBER = 3,      // Python and the command have their own use for 0, 1 and 2
+    SIGNAL_FILE_SIZE = 25,  // SIGXFSZ
+    PATH_ROOM = 4096,       // linux/limits.h: PATH_MAX, which freestanding headers do not give
+    NUMBERS_FOR_PYTHON = 2, // so many are open at once while it starts
+    FIRST_NUMBER = 3,       // Python and the command have their own use for 0, 1 and 2
     ARGUMENTS_BEFORE = 11
 };
 
@@ -57,21 +58,8 @@ static _Noreturn void leave(int status)
         sys_call(SYS_exit_group, status, 0, 0, 0, 0);
 }
 
-static _Noreturn void fail(const char *what, const char *object, int error)
+static _Noreturn void fail_because(const char *what, const char *object, const char *reason)
 {
-    const char *reason = error == ENOENT   ? "No such file or directory"
-                         : error == EACCES ? "Permission denied"
-                         : error == ENOMEM ? "Cannot allocate memory"
-                         : error == EMFILE ? "Too many open files"
-                         : error == E2BIG  ? "Argument list too long"
-                         : error == EFBIG  ? "File too large"
-                                           : NULL;
-    char number[] = "error 0000";
-    if (!reason) {
-        for (size_t i = sizeof number - 2; error > 0 && number[i] == '0'; --i, error /= 10)
-            number[i] = (char)('0' + error % 10);
-        reason = number;
-    }
     // One write, so that the line stays whole among those of other processes.
     char line[PATH_ROOM + 256];
     size_t used = 0;
@@ -81,6 +69,32 @@ static _Noreturn void fail(const char *what, const char *object, int error)
             line[used++] = *c;
     sys_write(2, line, used);
     leave(STATUS_FAILED);
+}
+
+static _Noreturn void fail(const char *what, const char *object, int error)
+{
+    const char *reason = error == ENOENT   ? "No such file or directory"
+                         : error == EACCES ? "Permission denied"
+                         : error == ENOMEM ? "Cannot allocate memory"
+                         : error == EMFILE ? "Too many open files (raise the limit: ulimit -n)"
+                         : error == E2BIG  ? "Argument list too long"
+                         : error == EFBIG  ? "File too large (raise the limit: ulimit -f)"
+                                           : NULL;
+    char number[] = "error 0000";
+    if (!reason) {
+        for (size_t i = sizeof number - 2; error > 0 && number[i] == '0'; --i, error /= 10)
+            number[i] = (char)('0' + error % 10);
+        reason = number;
+    }
+    fail_because(what, object, reason);
+}
+
+// With less memory, Python ends in many lines or by a signal while it starts, or never.
+static void check_limit(int resource, uint64_t least, const char *reason)
+{
+    struct sys_limit limit;
+    if (sys_prlimit(resource, NULL, &limit) == 0 && limit.soft < least)
+        fail_because("cannot start Python ", "with so little memory", reason);
 }
 
 static struct start read_stack(long *stack)
@@ -186,6 +200,13 @@ static int keep_environment(char **environment)
     signal_action(SIGNAL_FILE_SIZE, &action, NULL);
     sys_prlimit(RLIMIT_FSIZE, &limit, NULL);
     sys_call(SYS_lseek, fd, 0, 0 /* SEEK_SET */, 0, 0);
+    // Python's loader says little of it when it finds no number free.
+    int room[NUMBERS_FOR_PYTHON];
+    for (size_t i = 0; i < NUMBERS_FOR_PYTHON; ++i)
+        if ((room[i] = sys_dup((int)fd)) < 0)
+            fail("cannot start ", "Python", -room[i]);
+    for (size_t i = 0; i < NUMBERS_FOR_PYTHON; ++i)
+        sys_close(room[i]);
     return (int)fd;
 }
 
@@ -202,6 +223,8 @@ static void try_python(const char *path, char **arguments)
 void launch(long *stack)
 {
     struct start start = read_stack(stack);
+    check_limit(RLIMIT_DATA, 8 << 20, "raise the limit to 8 MiB at least (ulimit -d)");
+    check_limit(RLIMIT_AS, 32 << 20, "raise the limit to 32 MiB at least (ulimit -v)");
     char place[PATH_ROOM], beside[PATH_ROOM + 16];
     find_place(place, start.executed);
 

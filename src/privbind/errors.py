@@ -7,6 +7,8 @@ that the privbind command ends with (125: privbind failed; 126: the command cann
 
 from __future__ import annotations
 
+from errno import EMFILE
+
 
 class PrivbindError(Exception):
     """privbind could not do what it was asked; nothing of the request is left behind."""
@@ -64,5 +66,6 @@ class NotFoundError(PrivbindError):
 
 
 def strerror(error: OSError) -> str:
-    """The kernel's words for an error, without Python's decoration."""
-    return error.strerror or str(error)
+    """The kernel's words for an error, without Python's decoration; with what to do where that is always the same."""
+    text = error.strerror or str(error)
+    return f"{text} (raise the limit: ulimit -n)" if error.errno == EMFILE else text

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import posix
 from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]  # signal would import enum
-from errno import ENOENT, ENOEXEC
+from errno import EAGAIN, ENOENT, ENOEXEC
 from time import time
 
 from . import account, mechanisms
-from .errors import NoMechanismError, NotExecutableError, NotFoundError, UnsupportedError, strerror
+from .errors import NoMechanismError, NotExecutableError, NotFoundError, PrivbindError, UnsupportedError, strerror
 from .grant.holder import Holder
 from .linux import prctl, process
 from .mechanisms import Prepared
@@ -147,5 +147,10 @@ def execute(command: Command, environment: list[bytes], ignored_signals: int) ->
             process.execve(SHELL, [SHELL, path, *command.argv[1:]], environment)
     except OSError as error:
         shown = path.decode("utf-8", "backslashreplace")
+        if error.errno == EAGAIN:  # execve(2): the account was above RLIMIT_NPROC when it was taken, and is now
+            raise PrivbindError(
+                f"cannot execute '{shown}' as {command.account}: that user has as many processes as the limit allows"
+                " (raise it: ulimit -u)"
+            ) from error
         kind = NotFoundError if error.errno == ENOENT and not exists(path) else NotExecutableError
         raise kind(f"cannot execute '{shown}' as {command.account}: {strerror(error)}") from error

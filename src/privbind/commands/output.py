@@ -11,6 +11,8 @@ from ..errors import strerror
 FAILED = 125
 """The exit status that says that a command of ours failed."""
 
+NO_MEMORY = "Cannot allocate memory (raise the limits: ulimit -d, ulimit -v)"
+
 _STDOUT = 1
 _STDERR = 2
 

@@ -12,7 +12,7 @@ from ..request import AUTO
 from ..request.options import NoUserError, parse
 from ..request.resolve import own_command, resolve
 from . import output
-from .output import FAILED, let_interrupt_end, missing_module, print_out
+from .output import FAILED, NO_MEMORY, let_interrupt_end, missing_module, print_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
     except PolicyError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"unexpected: {strerror(error)}")
+        return _fail(f"cannot prepare the launch: {strerror(error)}")
+    except MemoryError:
+        return _fail(f"cannot prepare the launch: {NO_MEMORY}")
     except ImportError as error:
         return _fail(missing_module(error))
     except Exception as error:  # noqa: BLE001  # a fault of ours is one line as well, and nothing half-done

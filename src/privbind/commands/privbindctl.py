@@ -10,7 +10,7 @@ from .. import __version__
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import PolicyError
 from ..values import value
-from .output import FAILED, let_interrupt_end, missing_module, print_out, say, width
+from .output import FAILED, NO_MEMORY, let_interrupt_end, missing_module, print_out, say, width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def main(arguments: list[str], place: str = "") -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"unexpected: {strerror(error)}")
+    except MemoryError:
+        return _fail(NO_MEMORY)
     except ImportError as error:
         return _fail(missing_module(error))
 
