@@ -27,11 +27,16 @@ def _begin_alike() -> None:
     """Give all runs the same beginning, whatever this one inherited. A test that is about that sets its own."""
     # What tests make is for other users as well.
     os.umask(0o022)
-    # A background job ignores SIGINT, what nohup starts SIGHUP, and so would all that is started here: unlike "ignore",
-    # a handler is not inherited. The run itself still lives on.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    # A background job ignores SIGINT, what nohup starts SIGHUP, others more, and so would all that is started here:
+    # unlike "ignore", a handler is not inherited. The run itself still lives on.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, _pass)
+
+
+_IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
+"""From its start on; subprocess gives them back their default in what it starts."""
 
 
 def _pass(*_: object) -> None:

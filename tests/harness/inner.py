@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .install import ROOT
@@ -14,12 +15,12 @@ _TESTS = ROOT / "tests"
 
 
 def run_inner(
-    folder: Path, tests: dict[str, str], allowed: str = "", **changes: str
+    folder: Path, tests: dict[str, str], allowed: str = "", prefix: Sequence[str] = (), **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """Run these tests, by name and text, in a folder of the caller's.
 
-    ``allowed`` are the lines of allowed-skips.txt; ``changes`` are made to the environment, in which nothing says that
-    this is CI.
+    ``allowed`` are the lines of allowed-skips.txt; ``prefix`` stands before the command line; ``changes`` are made to the
+    environment, in which nothing says that this is CI.
     """
     copy = folder / "tests"
     copy.mkdir()
@@ -31,6 +32,7 @@ def run_inner(
         (copy / f"{name}.py").write_text(text)
     environment = {name: value for name, value in os.environ.items() if name not in {"CI", "PRIVBIND_NO_SKIPS"}}
     command = [
+        *prefix,
         sys.executable,
         "-m",
         "pytest",
