@@ -147,7 +147,7 @@ def _state(data: bytes) -> dict[str, Any]:
         found, end = make_scanner(_Context)(text, blank)  # type: ignore[arg-type]
         if text[end:].strip(" \t\r\n"):
             raise ValueError("more than one value")
-    except StopIteration:
+    except (StopIteration, SystemError):  # the second: the scanner's own error is in the module that is not imported
         raise PrivbindError("the container's state is not JSON") from None
     except (ValueError, RecursionError) as error:
         raise PrivbindError(f"the container's state is not JSON: {error}") from None
