@@ -53,7 +53,7 @@ Tell what privbind can do on this host and who has which grants; give users the 
       --diff             check: what a load would change
       --dry-run          load: who would have which grants; nothing is loaded
   -v, --verbose          load --dry-run: list the programs, too
-      --cgroup DIR       for standing grants: hold below this cgroup only; for grant and revoke: the cgroup that is meant
+      --cgroup DIR       standing grants: hold below this cgroup only; grant, revoke: the cgroup that is meant
       --pid PID          grant, revoke: the cgroup that only this process is in
       --unit UNIT        grant, revoke: the cgroup of a unit of systemd
       --self             grant, revoke: the cgroup that privbindctl itself is in (ExecStartPre=+)
