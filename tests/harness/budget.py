@@ -21,10 +21,3 @@ def rounds(usual: int, long: int) -> int:
 EXAMPLES = int(os.environ.get("PRIVBIND_FUZZ_EXAMPLES") or rounds(1000, 100000))
 
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
-
-LONG = os.environ.get("PRIVBIND_TEST_LONG", "") == "1"
-
-
-def rounds(usual: int, long: int) -> int:
-    """How often something is tried that goes wrong by chance: the second with PRIVBIND_TEST_LONG=1 (make test-all)."""
-    return long if LONG else usual

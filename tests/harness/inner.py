@@ -19,8 +19,8 @@ def run_inner(
 ) -> subprocess.CompletedProcess[str]:
     """Run these tests, by name and text, in a folder of the caller's.
 
-    ``allowed`` are the lines of allowed-skips.txt; ``prefix`` stands before the command line; ``changes`` are made to the
-    environment, in which nothing says that this is CI.
+    ``allowed`` are the lines of allowed-skips.txt; ``prefix`` stands before the command line; ``changes`` are made to
+    the environment, in which nothing says that this is CI.
     """
     copy = folder / "tests"
     copy.mkdir()

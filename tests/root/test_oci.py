@@ -59,7 +59,7 @@ class Runc:
         spec["process"] |= {
             "terminal": False,
             "user": {"uid": UID, "gid": UID},
-            "args": args.split() if isinstance(args, str) else args,
+            "args": args.split(),
             "capabilities": {kind: [] for kind in CAPABILITIES},
             "noNewPrivileges": True,
         }

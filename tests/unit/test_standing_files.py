@@ -161,7 +161,12 @@ def test_no_descriptor_is_left_open(folder: Path) -> None:
         ("open", "PARENT", errno.EACCES, "PARENT: cannot be opened: Permission denied (run this as root)"),
         ("open", "grants.d", errno.EACCES, "FOLDER: cannot be opened: Permission denied (run this as root)"),
         ("open", "a.toml", errno.EACCES, "FOLDER/a.toml: cannot be opened: Permission denied (run this as root)"),
-        ("open", "a.toml", errno.EMFILE, "FOLDER/a.toml: cannot be opened: Too many open files"),
+        (
+            "open",
+            "a.toml",
+            errno.EMFILE,
+            "FOLDER/a.toml: cannot be opened: Too many open files (raise the limit: ulimit -n)",
+        ),
         ("listdir", None, errno.EIO, "FOLDER: cannot be listed: Input/output error"),
         ("read", None, errno.EIO, "FOLDER/a.toml: cannot be read: Input/output error"),
     ],
