@@ -191,7 +191,7 @@ def test_a_load_that_is_killed_at_any_system_call(standing: StandingHost, first:
 
     before, since = standing.inside(run)
     assert before > 5
-    assert since > 1
+    assert since >= 1
     assert standing.programs() == NOTHING
 
 

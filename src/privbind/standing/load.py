@@ -15,7 +15,7 @@ from struct import Struct
 from time import monotonic, sleep, time
 
 from ..errors import PrivbindError, strerror
-from ..linux import bpf, cgroup, sockets
+from ..linux import bpf, capabilities, cgroup, sockets
 from ..mechanisms.bpf import features
 from ..values import value
 from . import program, table
@@ -369,11 +369,15 @@ def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
     """What the kernel's error means."""
     where = f"cgroup '{target.cgroup.path}'"
     reason, remedy = strerror(error), ""
-    if isinstance(error, bpf.LoadError) and error.verifier:
+    denied = error.errno in (EPERM, EACCES)
+    if denied and not capabilities.effective(capabilities.CAP_SYS_ADMIN):
+        # Programs of others are opened with it, and the verifier takes ours.
+        reason, remedy = "CAP_SYS_ADMIN is missing", "run as root"
+    elif isinstance(error, bpf.LoadError) and error.verifier:
         reason = f"the kernel refuses the program: {error.verifier}"
     elif error.errno == E2BIG:
         reason, remedy = "64 programs are on it already", "bpftool cgroup show tells which"
-    elif error.errno in (EPERM, EACCES):
+    elif denied:
         refusal = features.forbidden()
         reason, remedy = refusal.reason, refusal.remedy
         if where_forbidden := _forbids(target):
