@@ -105,17 +105,14 @@ def dangling_link(folder: Path) -> Case:
 
 
 def carriage_return(folder: Path) -> Case:
-    said = (
-        "its first line '#!/bin/sh\\x0d' ends in a carriage return"
-        " (write it with Unix line ends: sed -i 's/\\r$//' FILE)"
-    )
+    said = f"its first line '#!/bin/sh\\x0d' ends in a carriage return (Unix has none: sed -i 's/\\r$//' '{folder}/s')"
     return Case(script(folder / "s", "#!/bin/sh\r", "echo ran\r\n"), said)
 
 
 def carriage_return_after_env(folder: Path) -> Case:
     said = (
         "its first line '#!/usr/bin/env python3\\x0d' ends in a carriage return"
-        " (write it with Unix line ends: sed -i 's/\\r$//' FILE)"
+        f" (Unix has none: sed -i 's/\\r$//' '{folder}/s')"
     )
     return Case(script(folder / "s", "#!/usr/bin/env python3\r"), said)
 

@@ -143,7 +143,7 @@ def inspect(path: bytes, account: Account, search: bytes | None = None) -> Progr
             return Program(path, image, None, unreadable=strerror(error))
         interpreter, argument = _first_line(head)
         if interpreter:
-            reason = _interpreter_fault(interpreter, argument, account, search)
+            reason = _interpreter_fault(image, interpreter, argument, account, search)
             if reason:
                 whose = "its" if image == path else f"'{_shown(image)}' is a script itself, and its"
                 raise _refusal(path, account, f"{whose} {reason}")
@@ -151,8 +151,10 @@ def inspect(path: bytes, account: Account, search: bytes | None = None) -> Progr
     raise _refusal(path, account, f"its interpreter is a script, and so on, more than {_MAX_INTERPRETERS} times")
 
 
-def _interpreter_fault(interpreter: bytes, argument: bytes, account: Account, search: bytes | None) -> str:
-    """What is wrong with a ``#!`` line, in words, if it leads to nothing that the account can execute."""
+def _interpreter_fault(
+    script: bytes, interpreter: bytes, argument: bytes, account: Account, search: bytes | None
+) -> str:
+    """What is wrong with the ``#!`` line of a script, in words, if it leads to nothing that the account can execute."""
     # Other programs than env(1) know that they are in a first line.
     for_env = interpreter.endswith(b"/env") and argument.endswith(b"\r") and b" " not in argument
     wanted = _candidates(argument, search) if for_env else [interpreter]
@@ -165,7 +167,7 @@ def _interpreter_fault(interpreter: bytes, argument: bytes, account: Account, se
                 continue
     if for_env or interpreter.endswith(b"\r"):
         line = _shown(b"#!" + interpreter + b" " * bool(argument) + argument)
-        return f"first line '{line}' ends in a carriage return (write it with Unix line ends: sed -i 's/\\r$//' FILE)"
+        return f"first line '{line}' ends in a carriage return (Unix has none: sed -i 's/\\r$//' '{_shown(script)}')"
     from . import obstacle
 
     return f"interpreter '{_shown(interpreter)}': {obstacle.of(interpreter, account)}"
