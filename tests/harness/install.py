@@ -60,6 +60,13 @@ def world_readable_folder(*, writable: bool = True) -> Iterator[Path]:
         yield folder
 
 
+def copy_for_all(source: Path, target: Path) -> Path:
+    """A copy of a folder of ours that every user may read, whatever umask the sources were checked out with."""
+    shutil.copytree(source, target, ignore=NOT_SOURCE, dirs_exist_ok=True)
+    run("chmod", "-R", "go+rX", target)
+    return target
+
+
 def run(*command: object, cwd: Path | None = None, changes: Mapping[str, str] | None = None) -> str:
     """Run a program that must succeed, with these changes to the environment; what it printed."""
     done = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..harness.install import NOT_SOURCE, PYTHON, ROOT, Install, bare_venv, run, world_readable_folder
+from ..harness.install import PYTHON, ROOT, Install, bare_venv, copy_for_all, run, world_readable_folder
 from ..harness.needs import skip_without_root
 
 SHELLS = ("bash", "busybox")
@@ -30,7 +30,7 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def checkout(place: Path) -> Path:
     """A copy of the sources, as a clone has them."""
-    return Path(shutil.copytree(ROOT, place / "checkout", ignore=NOT_SOURCE))
+    return copy_for_all(ROOT, place / "checkout")
 
 
 @pytest.fixture(scope="session")

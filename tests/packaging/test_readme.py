@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..harness.install import NOT_SOURCE, ROOT
+from ..harness.install import ROOT, copy_for_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +57,7 @@ def clone() -> Iterator[Path]:
         if (ROOT / ".git").exists():
             subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, place], check=True)
         else:
-            shutil.copytree(ROOT, place, ignore=NOT_SOURCE)
+            copy_for_all(ROOT, place)
         assert Path(name).stat().st_mode & 0o777 == 0o700
         yield place
 

@@ -15,7 +15,7 @@ from privbind.linux import cgroup
 from privbind.mechanisms.bpf import own_cgroup
 
 from ..harness.host import Host, wait_for
-from ..harness.install import PROGRAMS, PYTHON, ROOT, world_readable_folder
+from ..harness.install import PROGRAMS, PYTHON, ROOT, copy_for_all, world_readable_folder
 from ..harness.launches import Tree, leftover
 from ..harness.machine import MACHINE, Granted
 from ..harness.matrix import MATRIX
@@ -93,7 +93,7 @@ def nothing_stays() -> Iterator[None]:
 def site() -> Iterator[Path]:
     """What is in /srv/site: the test servers' files, built once where they must be."""
     with world_readable_folder() as folder:
-        shutil.copytree(ROOT / "tests/servers", folder, dirs_exist_ok=True)
+        copy_for_all(ROOT / "tests/servers", folder)
         folder.chmod(0o1777)
         (folder / "hello.txt").write_text("hello\n")
         (folder / "Caddyfile").write_text(

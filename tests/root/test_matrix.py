@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from ..harness.host import Host, python, status_of, wait_for
-from ..harness.install import PYTHON, world_readable_folder
+from ..harness.install import PYTHON, copy_for_all, world_readable_folder
 from ..harness.matrix import MATRIX
 from ..harness.needs import need
 
@@ -80,7 +80,7 @@ class Kit:
         """A folder that every user may enter, with the servers' files in it."""
         self.folder = folder
         self.programs = programs
-        shutil.copytree(SERVERS, folder, dirs_exist_ok=True)
+        copy_for_all(SERVERS, folder)
         folder.chmod(0o1777)  # the copy gave it the mode of its source
         self.refused: set[str] = set()
         (folder / "hello.txt").write_text("hello\n")
