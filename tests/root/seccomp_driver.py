@@ -16,6 +16,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "src"))
 
 from privbind import account
@@ -35,6 +36,7 @@ from privbind.request import Command
 from privbind.request.program import Program
 from privbind.request.resolve import own_site
 from privbind.values import replaced
+from tests.harness import measure
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_CHILD_SUBREAPER = 36
@@ -281,6 +283,7 @@ def landlocked() -> None:
 
 
 if __name__ == "__main__":
+    measure.begin()
     assert binds.calls()
     parts: dict[str, Callable[..., None]] = {
         "sandbox": sandbox,

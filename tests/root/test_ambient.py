@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from ..harness.host import Host, python, read_line, status_of
+from ..harness.install import PYTHON
 
 NET_BIND_SERVICE = 1 << 10
 BIND = "import socket; s = socket.socket(); s.bind(('127.0.0.1', {})); print('bound', flush=True)"
@@ -62,10 +65,34 @@ def test_where_the_capability_cannot_be_handed_on(host: Host) -> None:
     found = host.run(["setpriv", "--bounding-set=-net_bind_service", *command])
     assert found.status == 125
     assert "CAP_NET_BIND_SERVICE is missing" in found.err
+    # What root has in the inheritable set, it keeps through exec, whatever the bounding set is.
+    found = host.run(
+        ["setpriv", "--inh-caps=+net_bind_service", "setpriv", "--bounding-set=-net_bind_service", *command]
+    )
+    assert found.status == 125
+    assert "CAP_NET_BIND_SERVICE is missing in the bounding set" in found.err
     forbid = "import ctypes, os, sys; ctypes.CDLL(None).prctl(28, 1 << 6, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
     found = host.run([*python(forbid), *command])
     assert found.status == 125
     assert "the securebits forbid ambient capabilities" in found.err
+
+
+@pytest.mark.parametrize("gains", ["setuid", "file capabilities"])
+def test_a_program_that_gains_privileges(host: Host, folder: Path, gains: str) -> None:
+    """Executing it clears the capability; with --no-new-privs not if it is setuid, but still if it has others."""
+    program = folder / "program"
+    shutil.copy(PYTHON, program)
+    if gains == "setuid":
+        program.chmod(0o4755)
+    else:
+        subprocess.run(["setcap", "cap_chown=ep", program], check=True)
+    bind = [program, "-I", "-c", BIND.format(80)]
+    found = host.granted(bind, "--via=ambient")
+    assert (found.status, found.out) == (125, "")
+    assert f"'{program}': " in found.err
+    assert found.err.endswith(", and executing it clears ambient capabilities\n")
+    found = host.granted(bind, "--via=ambient", "--no-new-privs")
+    assert (found.status, found.out) == ((0, "bound\n") if gains == "setuid" else (125, ""))
 
 
 def test_it_says_that_it_is_wider(host: Host) -> None:

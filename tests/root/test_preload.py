@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
+
 from ..harness.host import MANY, Host, gone, helper_of, python, read_line, table, wait_for
+from ..harness.install import PYTHON
 
 
 def test_the_helper_is_gone_after_the_last_bind(host: Host) -> None:
@@ -107,6 +112,8 @@ def test_descriptors_do_not_leak_in_the_helper(host: Host, programs: Path) -> No
     assert process.stdin is not None
     helper = helper_of(process)
     assert read_line(process) == "up\n"
+    # It says that it is ready before it has closed what it says it by. What it keeps is 0 to 2, and the channel.
+    wait_for(lambda: len(held(helper)) == 4, "the end of its start")
     before = held(helper)
     process.stdin.write("\n")
     process.stdin.flush()
@@ -136,3 +143,24 @@ def test_a_channel_that_is_shut_down_ends_the_helper(host: Host) -> None:
     assert read_line(process) == "shut\n"
     wait_for(lambda: gone(helper), "the helper's end")
     process.communicate("\n")
+
+
+@pytest.mark.parametrize("gains", ["setuid", "file capabilities", "both"])
+def test_a_program_that_gains_privileges(host: Host, folder: Path, gains: str) -> None:
+    """ld.so preloads nothing into it; with --no-new-privs it does if it is setuid, but not if it has capabilities."""
+    program = folder / "program"
+    shutil.copy(PYTHON, program)
+    if gains != "file capabilities":
+        program.chmod(0o4755)
+    if gains != "setuid":
+        subprocess.run(["setcap", "cap_chown=ep", program], check=True)
+    bind = [program, "-I", *python(MANY, "80")[2:]]
+    found = host.granted(bind, "--via=preload")
+    assert (found.status, found.out) == (125, "")
+    assert ", so ld.so preloads nothing" in found.err
+    found = host.granted(bind, "--via=preload", "--no-new-privs")
+    if gains == "setuid":
+        assert found.ok().out == "ok\n"
+    else:
+        assert (found.status, found.out) == (125, "")
+        assert "it has file capabilities, so ld.so preloads nothing" in found.err

@@ -33,9 +33,9 @@ def probe(grant: Grant, site: Site, command: Command) -> None:
     if grant.reuse_ports:
         raise _refusal("the command binds by itself, so -r cannot set SO_REUSEPORT")
     program = command.program
-    if program.gains and not command.no_new_privileges:
+    if gained := program.gained(no_new_privileges=command.no_new_privileges):
         image = program.image.decode("utf-8", "backslashreplace")
-        raise _refusal(f"'{image}': {program.gains}, and executing it clears ambient capabilities")
+        raise _refusal(f"'{image}': {gained}, and executing it clears ambient capabilities")
     needs.capabilities(NAME, CAPABILITIES)
     if not prctl.in_bounding_set(CAP_NET_BIND_SERVICE):
         raise _refusal("CAP_NET_BIND_SERVICE is missing in the bounding set")

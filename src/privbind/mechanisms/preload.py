@@ -120,8 +120,8 @@ def _check_reach(command: Command) -> None:
         raise _refusal(f"'{image}' is a {elf.bits}-bit program for {elf.machine}, the shim is for {machine()}")
     if not elf.interpreter:
         raise _refusal(f"'{image}' is statically linked, so nothing can be preloaded", "use a dynamic build" + other)
-    if program.gains and not command.no_new_privileges:
-        raise _refusal(f"'{image}': {program.gains}, so ld.so preloads nothing", "use a plain copy" + other)
+    if gained := program.gained(no_new_privileges=command.no_new_privileges):
+        raise _refusal(f"'{image}': {gained}, so ld.so preloads nothing", "use a plain copy" + other)
 
 
 def _refusal(reason: str, remedy: str = "") -> UnsupportedError:

@@ -44,6 +44,9 @@ class Elf:
     shared: bool
 
 
+_CAPABLE = "it has file capabilities"
+
+
 @value
 class Program:
     """The file that a command name means.
@@ -58,6 +61,14 @@ class Program:
     elf: Elf | None
     gains: str = ""
     unreadable: str = ""
+
+    def gained(self, *, no_new_privileges: bool) -> str:
+        """The privilege for which the kernel executes the image in its secure mode, without ambient capabilities.
+
+        Under no_new_privs it makes nothing of setuid and setgid; file capabilities then give nothing, but count all the
+        same (security/commoncap.c: has_fcap, effective).
+        """
+        return self.gains if self.gains == _CAPABLE or not no_new_privileges else ""
 
 
 def find(name: bytes, path: bytes | None, account: Account) -> Program:
@@ -261,14 +272,16 @@ def _read_elf(head: bytes, fd: int) -> Elf | None:
 
 def _gains(fd: int, account: Account) -> str:
     """The privilege that this account gains by executing this file, in words."""
+    try:
+        posix.getxattr(fd, "security.capability")
+    except OSError:
+        pass  # it has none
+    else:
+        return _CAPABLE
     found = posix.fstat(fd)
     mode = S_IMODE(found.st_mode)
     if mode & S_ISUID and found.st_uid != account.uid:
         return f"it is setuid to uid {found.st_uid}"
     if mode & S_ISGID and mode & S_IXGRP and found.st_gid != account.gid:
         return f"it is setgid to gid {found.st_gid}"
-    try:
-        posix.getxattr(fd, "security.capability")
-    except OSError:
-        return ""
-    return "it has file capabilities"
+    return ""
