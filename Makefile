@@ -35,10 +35,6 @@ RUN_PARTS = $(BIN)/python tools/parts.py
 test: test-set-up $(BIN)/.test wheel ## all tests (as root; installs what is missing)
 	@$(RUN_PARTS) $(PARTS) -- $(PYTEST)
 
-.PHONY: test-all
-test-all: test-set-up $(BIN)/.test wheel ## the same, each as long as it makes sense: more examples, more rounds
-	@PRIVBIND_TEST_LONG=1 $(RUN_PARTS) $(PARTS) -- $(PYTEST)
-
 # Measuring costs a few percent of the time: how it is done is in tests/harness/measure.py.
 coverage ci: export PRIVBIND_COVERAGE := $(CURDIR)/build/coverage
 
