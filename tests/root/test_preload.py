@@ -112,8 +112,9 @@ def test_descriptors_do_not_leak_in_the_helper(host: Host, programs: Path) -> No
     assert process.stdin is not None
     helper = helper_of(process)
     assert read_line(process) == "up\n"
-    # It says that it is ready before it has closed what it says it by. What it keeps is 0 to 2, and the channel.
-    wait_for(lambda: len(held(helper)) == 4, "the end of its start")
+    # It says that it is ready before it has closed what it says it by. What it keeps is 0 to 2, the grant's
+    # counters and the channel.
+    wait_for(lambda: len(held(helper)) == 5, "the end of its start")
     before = held(helper)
     process.stdin.write("\n")
     process.stdin.flush()
