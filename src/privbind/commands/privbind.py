@@ -107,9 +107,9 @@ def _not_granted(command: Command, lacking: list[str]) -> str:
     from json import dumps
     from shlex import quote
 
-    user = command.account.name or str(command.account.uid)
+    user = quote(command.account.name or str(command.account.uid))
     argv = " ".join(quote(word.decode("utf-8", "surrogateescape")) for word in command.argv)
-    rules = ",".join(lacking)
+    rules = quote(",".join(lacking))
     toml = f"grant = [{{user = {dumps(command.account.name or command.account.uid)}, allow = {dumps(lacking)}}}]"
     return (
         f"{user} may not bind {rules} (once: sudo privbind -u {user} --allow {rules} -- {argv}; for good: "

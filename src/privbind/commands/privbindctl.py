@@ -108,7 +108,7 @@ def start(ignored_signals: str, environment: str, arguments: list[str]) -> None:
     posix._exit(main(arguments, "" if place.startswith(_SOURCE) else place))
 
 
-def main(arguments: list[str], place: str = "") -> int:
+def main(arguments: list[str], place: str = "") -> int:  # noqa: PLR0911  # ends
     """Do what the arguments (without the program's name) ask for; the exit status.
 
     ``place`` is the folder that privbindctl is in.
@@ -125,6 +125,8 @@ def main(arguments: list[str], place: str = "") -> int:
         return _fail(NO_MEMORY)
     except ImportError as error:
         return _fail(missing_module(error))
+    except Exception as error:  # noqa: BLE001  # a fault of ours is one line as well, and nothing half-done
+        return _fail(f"a fault of privbind's own: {type(error).__name__}: {error}")
 
 
 def _run(call: Call, place: str) -> int:
