@@ -32,7 +32,9 @@ def run(call: Call, place: str) -> int:
     files = _files(call.words[0], call.values.get("allow"), _hook(place))
     if "write" not in call.flags:
         return print_out("\n".join(f"# {file.path}\n{file.text}" for file in files), _PROGRAM)
-    return print_out("".join(f"{line}\n" for line in _write(files)), _PROGRAM)
+    lines = _write(tuple(file for file in files if not file.part))
+    lines += [f"to be added to {file.path} by hand:\n{file.text}" for file in files if file.part]
+    return print_out("".join(f"{line}\n" for line in lines), _PROGRAM)
 
 
 def _files(runtime: str, allow: str | None, hook: str) -> tuple[File, ...]:

@@ -18,11 +18,15 @@ _WRAPPER = "/usr/local/libexec/privbind-{}"
 
 @value
 class File:
-    """A file to be written: its path, what is in it, and whether it is a program."""
+    """A file to be written: its path, what is in it, and whether it is a program.
+
+    ``part``: only what is to be added to a file that a package has put there, by hand.
+    """
 
     path: str
     text: str
     program: bool = False
+    part: bool = False
 
 
 def podman(hook: str, runtime: str, rules: str) -> tuple[File, ...]:
@@ -48,13 +52,12 @@ def containerd(hook: str, spec: dict[str, Any]) -> tuple[File, ...]:
 
     with_hook = {**spec, "hooks": {"createRuntime": [hook_entry(hook, "containerd")]}}
     handler = f"""\
-version = 2
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{RUNTIME_NAME}]
   runtime_type = "io.containerd.runc.v2"
   base_runtime_spec = "{SPEC}"
   pod_annotations = ["org.privbind.*"]
 """
-    return File(SPEC, dumps(with_hook, indent=2) + "\n"), File("/etc/containerd/config.toml", handler)
+    return File(SPEC, dumps(with_hook, indent=2) + "\n"), File("/etc/containerd/config.toml", handler, part=True)
 
 
 def cri_o(hook: str) -> tuple[File, ...]:
