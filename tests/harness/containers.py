@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import shutil
 import socket
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
 from .forks import unified_mount
 from .host import Host, Result, kill, wait_for
 from .launches import Tree
+from .needs import need
 
 MOUNTS = """
 mount --make-rprivate /
@@ -51,6 +55,9 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 
 CAPABILITIES = ("bounding", "effective", "inheritable", "permitted", "ambient")
 UID = 1000
+
+RAN: dict[str, str] = {}
+"""The runtimes that tests have run containers with, and in which version; shown at the end."""
 
 
 class Node(Host):
@@ -138,3 +145,93 @@ TCP_80 = ["ok", "EACCES", "ok", "EACCES", "ok"]
 def binds(found: Result) -> list[str]:
     """What `TRY` printed."""
     return [line.split()[0] for line in found.lines if line.strip()]
+
+
+class Runtime:
+    """Containers by runc or crun, in the node's network: uid 1000, no capabilities, no_new_privs."""
+
+    def __init__(self, node: Node, program: str) -> None:
+        need(program)
+        self.node = node
+        self.program = program
+        self.state = node.folder / program
+        RAN[program] = self.command("--version").ok().lines[0].removeprefix(f"{program} version ")
+
+    def bundle(
+        self,
+        name: str,
+        *,
+        annotations: dict[str, str] | None = None,
+        hook: tuple[str, ...] | None = (),
+        args: str = TRY,
+        **changes: Any,
+    ) -> Path:
+        """Write one whose hook has these arguments; none of it where they are None."""
+        bundle = self.node.folder / name
+        bundle.mkdir(exist_ok=True)
+        self.node.run(["sh", "-ec", f"cd {bundle}; rm -f config.json; {self.program} spec"]).ok()
+        spec = json.loads((bundle / "config.json").read_text())
+        spec["root"] = {"path": str(self.node.root), "readonly": True}
+        spec["process"] |= {
+            "terminal": False,
+            "user": {"uid": UID, "gid": UID},
+            "args": args.split(),
+            "capabilities": {kind: [] for kind in CAPABILITIES},
+            "noNewPrivileges": True,
+        }
+        spec["process"].pop("rlimits")
+        spec["linux"]["namespaces"] = [kind for kind in spec["linux"]["namespaces"] if kind["type"] != "network"]
+        spec["linux"]["cgroupsPath"] = f"{self.node.tree.path}/{name}"
+        spec["mounts"] = [m for m in spec["mounts"] if m["type"] in ("proc", "tmpfs")]
+        spec["annotations"] = annotations or {}
+        if hook is not None:
+            entry = {"path": str(self.node.hook), "args": ["privbind-oci-hook", *hook]}
+            spec["hooks"] = {"createRuntime": [entry]}
+        spec |= changes
+        (bundle / "config.json").write_text(json.dumps(spec))
+        return bundle
+
+    def command(self, *words: str | Path, **options: Any) -> Result:
+        """Run it."""
+        return self.node.run([self.program, "--root", self.state, *words], **options)
+
+    def run(self, name: str, **bundle: Any) -> list[str]:
+        """What the binds of a new container give; it is gone then."""
+        found = self.command("run", "--bundle", self.bundle(name, **bundle), name)
+        assert found.out, found
+        return binds(found)
+
+
+def oci_layout(node: Node, annotations: dict[str, str]) -> Path:
+    """An image of the node's root file system with these annotations in its manifest, as a folder."""
+    place = node.folder / "image"
+    blobs = place / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(data: bytes, kind: str) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
+
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(node.root, arcname=".")
+    layer = blob(packed.getvalue(), "layer.v1.tar")
+    config = {
+        "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
+        "os": "linux",
+        "config": {"Entrypoint": ["/bin/sleep", "100000"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": blob(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [layer],
+        "annotations": annotations,
+    }
+    listed = blob(json.dumps(manifest).encode(), "manifest.v1+json")
+    listed["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
+    (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [listed]}))
+    (place / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return place

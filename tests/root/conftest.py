@@ -14,6 +14,7 @@ import pytest
 from privbind.linux import cgroup
 from privbind.mechanisms.bpf import own_cgroup
 
+from ..harness.containers import RAN
 from ..harness.host import Host, wait_for
 from ..harness.install import PROGRAMS, PYTHON, ROOT, copy_for_all, world_readable_folder
 from ..harness.launches import Tree, leftover
@@ -21,6 +22,9 @@ from ..harness.machine import MACHINE, Granted
 from ..harness.matrix import MATRIX
 from ..harness.needs import need, skip_without_root
 from ..harness.standing import StandingHost
+
+# In the long form only: PRIVBIND_TEST_LONG=1.
+collect_ignore = [] if os.environ.get("PRIVBIND_TEST_LONG") else ["test_oci_long.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -169,7 +173,10 @@ def granted(installed: Path, site: Path) -> Iterator[Granted]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of servers and mechanisms, where it was tested."""
+    """Print which container runtimes were there, and the table of servers and mechanisms, where it was tested."""
+    if RAN:
+        terminalreporter.section("container runtimes")
+        terminalreporter.line(", ".join(f"{name} {version}" for name, version in RAN.items()))
     if not MATRIX:
         return
     terminalreporter.section("servers × mechanisms")

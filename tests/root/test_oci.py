@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ..harness.containers import CAPABILITIES, NOTHING, TCP_80, TRY, UID, Node, binds
+from ..harness.containers import NOTHING, RAN, TCP_80, TRY, UID, Node, Runtime, binds, oci_layout
 from ..harness.host import Result
 from ..harness.needs import need
 
@@ -33,60 +29,9 @@ def node(installed: Path, folder: Path, programs: Path) -> Iterator[Node]:
         made.close()
 
 
-class Runc:
-    """Containers by runc, in the node's network: uid 1000, no capabilities, no_new_privs."""
-
-    def __init__(self, node: Node) -> None:
-        need("runc")
-        self.node = node
-        self.state = node.folder / "runc"
-
-    def bundle(
-        self,
-        name: str,
-        *,
-        annotations: dict[str, str] | None = None,
-        hook: tuple[str, ...] | None = (),
-        args: str = TRY,
-        **changes: Any,
-    ) -> Path:
-        """Write one whose hook has these arguments; none of it where they are None."""
-        bundle = self.node.folder / name
-        bundle.mkdir(exist_ok=True)
-        self.node.run(["sh", "-ec", f"cd {bundle}; rm -f config.json; runc spec"]).ok()
-        spec = json.loads((bundle / "config.json").read_text())
-        spec["root"] = {"path": str(self.node.root), "readonly": True}
-        spec["process"] |= {
-            "terminal": False,
-            "user": {"uid": UID, "gid": UID},
-            "args": args.split(),
-            "capabilities": {kind: [] for kind in CAPABILITIES},
-            "noNewPrivileges": True,
-        }
-        spec["process"].pop("rlimits")
-        spec["linux"]["namespaces"] = [kind for kind in spec["linux"]["namespaces"] if kind["type"] != "network"]
-        spec["linux"]["cgroupsPath"] = f"{self.node.tree.path}/{name}"
-        spec["mounts"] = [m for m in spec["mounts"] if m["type"] in ("proc", "tmpfs")]
-        spec["annotations"] = annotations or {}
-        if hook is not None:
-            entry = {"path": str(self.node.hook), "args": ["privbind-oci-hook", *hook]}
-            spec["hooks"] = {"createRuntime": [entry]}
-        spec |= changes
-        (bundle / "config.json").write_text(json.dumps(spec))
-        return bundle
-
-    def command(self, *words: str | Path, **options: Any) -> Result:
-        """Run runc."""
-        return self.node.run(["runc", "--root", self.state, *words], **options)
-
-    def run(self, name: str, **bundle: Any) -> list[str]:
-        """What the binds of a new container give; it is gone then."""
-        return binds(self.command("run", "--bundle", self.bundle(name, **bundle), name))
-
-
 @pytest.fixture
-def runc(node: Node) -> Runc:
-    return Runc(node)
+def runc(node: Node) -> Runtime:
+    return Runtime(node, "runc")
 
 
 DETACHED = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -98,7 +43,7 @@ CONTAINERD = ("--runtime=containerd",)
 class TestRunc:
     """What is granted, and by whose word."""
 
-    def test_by_the_files(self, runc: Runc, node: Node) -> None:
+    def test_by_the_files(self, runc: Runtime, node: Node) -> None:
         """By an annotation that containerd sets, under containerd's name only."""
         annotations = {NAMESPACE: "ingress"}
         assert runc.run("control", annotations=annotations, hook=None) == NOTHING
@@ -113,11 +58,11 @@ class TestRunc:
         assert runc.run("nobody", annotations=annotations) == NOTHING
         assert node.logged() == []
 
-    def test_by_the_hooks_arguments(self, runc: Runc, node: Node) -> None:
+    def test_by_the_hooks_arguments(self, runc: Runtime, node: Node) -> None:
         assert runc.run("granted", hook=("--allow", "tcp:80")) == TCP_80
         assert node.logged() == ["container granted: granted tcp:80 (by the hook's --allow)"]
 
-    def test_an_annotation_narrows(self, runc: Runc, node: Node) -> None:
+    def test_an_annotation_narrows(self, runc: Runtime, node: Node) -> None:
         """And gives nothing beyond the grant."""
         hook = ("--allow", "tcp:80-81")
         assert runc.run("wide", hook=hook)[:2] == ["ok", "ok"]
@@ -134,7 +79,7 @@ class TestRunc:
         assert runc.run("asks", annotations={ALLOW: "tcp:80"}) == NOTHING
         assert node.logged() == [f"container asks: annotation {ALLOW} asks for tcp:80, beyond what is granted: nothing"]
 
-    def test_exec_is_covered_and_nothing_is_left(self, runc: Runc, node: Node) -> None:
+    def test_exec_is_covered_and_nothing_is_left(self, runc: Runtime, node: Node) -> None:
         """Created, started, entered, stopped, and again; a grant each time, none after."""
         path = f"{node.tree.path}/long"
         for _ in range(2):
@@ -149,7 +94,7 @@ class TestRunc:
             assert node.placed(path) == []
             assert not Path(node.cgroups + path).exists()
 
-    def test_its_own_network_namespace(self, runc: Runc) -> None:
+    def test_its_own_network_namespace(self, runc: Runtime) -> None:
         """Where loopback is down, a wildcard address is bound."""
         bundle = runc.bundle("own", hook=("--allow=tcp:80",), args="/bin/trybind tcp 4 0.0.0.0 80 tcp 4 0.0.0.0 81")
         spec = json.loads((bundle / "config.json").read_text())
@@ -159,7 +104,7 @@ class TestRunc:
 
     @pytest.mark.parametrize(("hook", "expected"), [(CONTAINERD, NOTHING), (("--allow=tcp:80",), TCP_80)])
     def test_what_a_failed_container_left_is_taken_off(
-        self, runc: Runc, node: Node, hook: tuple[str, ...], expected: list[str]
+        self, runc: Runtime, node: Node, hook: tuple[str, ...], expected: list[str]
     ) -> None:
         """On the same cgroup, by one that has no grant, and by one that has a smaller one."""
         os.mkdir("again", dir_fd=node.tree.fd)
@@ -173,7 +118,7 @@ class TestRunc:
         assert len(node.placed(node.tree.path)) == 1
         assert runc.run("again", hook=hook) == expected
 
-    def test_a_create_that_fails_after_the_hook(self, runc: Runc, node: Node) -> None:
+    def test_a_create_that_fails_after_the_hook(self, runc: Runtime, node: Node) -> None:
         """The next container of that name has what its own hook says."""
         entry = {"path": str(node.hook), "args": ["privbind-oci-hook", "--allow=tcp:80-81,udp:80"]}
         bundle = runc.bundle("again", hooks={"createRuntime": [entry, {"path": "/bin/false"}]})
@@ -190,19 +135,21 @@ class TestRunc:
             (("--nonsense",), "no grant: the hook is installed with a wrong argument: '--nonsense'"),
         ],
     )
-    def test_a_hook_that_is_installed_wrongly(self, runc: Runc, node: Node, hook: tuple[str, ...], reason: str) -> None:
+    def test_a_hook_that_is_installed_wrongly(
+        self, runc: Runtime, node: Node, hook: tuple[str, ...], reason: str
+    ) -> None:
         """The container starts, without a grant."""
         assert runc.run("wrong", hook=hook) == NOTHING
         (line,) = node.logged()
         assert reason in line
 
-    def test_a_file_of_grants_with_an_error(self, runc: Runc, node: Node) -> None:
+    def test_a_file_of_grants_with_an_error(self, runc: Runtime, node: Node) -> None:
         node.grants(INGRESS + "[[nonsense]]\n")
         assert runc.run("wrong", annotations={NAMESPACE: "ingress"}, hook=CONTAINERD) == NOTHING
         (line,) = node.logged()
         assert line.startswith("container wrong: no grant from the files: /etc/privbind/grants.d/test.toml:4: unknown")
 
-    def test_an_empty_log_keeps_nobody_waiting(self, runc: Runc, node: Node) -> None:
+    def test_an_empty_log_keeps_nobody_waiting(self, runc: Runtime, node: Node) -> None:
         """A log that nobody reads is full in the end: the containers start all the same."""
         for number in range(12):
             assert runc.run(f"c{number}", hook=("--allow=tcp:80",)) == TCP_80
@@ -257,6 +204,7 @@ class TestPodman:
     def test_the_runtime_entry(self, node: Node) -> None:
         """Containers that are started with it have the grant, others have not; an annotation narrows it."""
         need("podman", "runc")
+        RAN["podman"] = self.podman(node, "--version").ok().out.strip().removeprefix("podman version ")
         assert binds(self.run(node, "runc", "--rm")) == NOTHING
         told = node.ctl("oci-install", "podman", "--allow=tcp:80", "--write").ok().out
         assert told.count("written: ") == 2
@@ -304,38 +252,3 @@ class TestPodman:
         # The control: the administrator's own word counts for the same image.
         node.run(["sh", "-c", "sed -i s/tcp:443/tcp:80/ /usr/local/libexec/privbind-podman"]).ok()
         assert binds(self.run(node, "privbind", "--rm", image=name)) == TCP_80
-
-
-def oci_layout(node: Node, annotations: dict[str, str]) -> Path:
-    """An image of the node's root file system with these annotations in its manifest, as a folder."""
-    place = node.folder / "image"
-    blobs = place / "blobs/sha256"
-    blobs.mkdir(parents=True)
-
-    def blob(data: bytes, kind: str) -> dict[str, Any]:
-        digest = hashlib.sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
-
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        tar.add(node.root, arcname=".")
-    layer = blob(packed.getvalue(), "layer.v1.tar")
-    config = {
-        "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
-        "os": "linux",
-        "config": {"Entrypoint": ["/bin/sleep", "100000"], "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
-    }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": blob(json.dumps(config).encode(), "config.v1+json"),
-        "layers": [layer],
-        "annotations": annotations,
-    }
-    listed = blob(json.dumps(manifest).encode(), "manifest.v1+json")
-    listed["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
-    (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [listed]}))
-    (place / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return place
