@@ -181,6 +181,7 @@ class Runtime:
         }
         spec["process"].pop("rlimits")
         spec["linux"]["namespaces"] = [kind for kind in spec["linux"]["namespaces"] if kind["type"] != "network"]
+        spec["linux"].pop("resources", None)
         spec["linux"]["cgroupsPath"] = f"{self.node.tree.path}/{name}"
         spec["mounts"] = [m for m in spec["mounts"] if m["type"] in ("proc", "tmpfs")]
         spec["annotations"] = annotations or {}

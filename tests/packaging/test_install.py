@@ -53,6 +53,9 @@ def test_each_install_says_its_version(install: Install) -> None:
     """The package is found from wherever the command is installed."""
     assert run(install.command, "--version") == f"privbind {__version__}\n"
     assert run(install.command.resolve().with_name("privbindctl"), "--version") == f"privbindctl {__version__}\n"
+    assert run(install.command.resolve().with_name("privbind-oci-hook"), "--help").startswith(
+        "Usage: privbind-oci-hook"
+    )
 
 
 def test_the_wheel_serves_every_python_on_this_architecture(wheel: Path) -> None:

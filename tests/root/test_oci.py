@@ -156,6 +156,56 @@ class TestRunc:
         assert node.logged()
 
 
+class TestInstall:
+    """The files that oci-install prints and writes."""
+
+    def files(self, node: Node) -> str:
+        return node.run(["sh", "-c", "cd /; find /etc /usr/local/libexec -type f -exec cksum {} +"]).ok().out
+
+    @pytest.mark.parametrize("runtime", ["podman", "docker", "cri-o"])
+    def test_written_once_and_never_over_something_else(self, node: Node, runtime: str) -> None:
+        need("runc")
+        rules = [] if runtime == "cri-o" else ["--allow=tcp:80"]
+        node.run(["rm", "-f", "/etc/docker/daemon.json"]).ok()
+        before = self.files(node)
+        printed = node.ctl("oci-install", runtime, *rules).ok().out
+        assert self.files(node) == before
+        paths = [line[2:] for line in printed.splitlines() if line.startswith("# /")]
+        assert len(paths) == 2
+        node.run(["sh", "-c", f"mkdir -p {os.path.dirname(paths[1])}; echo mine > {paths[1]}"]).ok()
+        kept = self.files(node)
+        refused = node.ctl("oci-install", runtime, *rules, "--write")
+        assert refused.status == 125
+        assert refused.err.startswith(f"privbindctl: {paths[1]} is there already, with something else in it, and")
+        assert len(refused.err.splitlines()) == 1
+        assert self.files(node) == kept
+        node.run(["rm", paths[1]]).ok()
+        written = node.ctl("oci-install", runtime, *rules, "--write").ok().out
+        assert written.splitlines() == [f"written: {path}" for path in paths]
+        after = self.files(node)
+        again = node.ctl("oci-install", runtime, *rules, "--write").ok().out
+        assert again.splitlines() == [f"there already: {path}" for path in paths]
+        assert self.files(node) == after
+        assert "".join(f"# {path}\n{node.run(['cat', path]).out}\n" for path in paths) == printed + "\n"
+
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            ("", "for which runtime? (one of podman, docker, containerd, cri-o)"),
+            ("lxc", "for which runtime?"),
+            ("podman docker --allow=80", "for which runtime?"),
+            ("podman", "nothing is said to be bound by the containers of this runtime (--allow RULE,"),
+            ("docker --allow=nonsense", "nonsense"),
+            ("cri-o --allow=80", "--allow is for podman and docker (here grants.d decides)"),
+        ],
+    )
+    def test_bad_input(self, node: Node, line: str, reason: str) -> None:
+        found = node.ctl("oci-install", *line.split())
+        assert found.status == 125
+        assert reason in found.err
+        assert len(found.err.splitlines()) == 1
+
+
 class TestPodman:
     """A runtime entry with a wrapper, as oci-install writes it."""
 

@@ -271,3 +271,11 @@ def test_containerd_as_kubernetes_uses_it(  # noqa: PLR0917  # a case
         assert node.placed(node.tree.path) == []
     finally:
         cri.close()
+
+
+def test_containerd_by_ctr(node: Node, containerd: Containerd) -> None:
+    """With a specification that has the hook."""
+    bundles = Runtime(node, "runc")
+    for name, hook, expected in (("plain", None, NOTHING), ("granted", ("--allow=tcp:80",), TCP_80)):
+        bundle = bundles.bundle(name, hook=hook)
+        assert binds(containerd.ctr("run", "--rm", "--config", bundle / "config.json", name)) == expected
