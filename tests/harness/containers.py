@@ -102,6 +102,10 @@ class Node(Host):
         super().close()
         self._log.close()
         wait_for(self._remove, "the end of all containers")
+        # What runc makes in the hierarchies of version 1, for the controllers that are there.
+        for place in Path("/sys/fs/cgroup").glob(f"*/{self.tree.name}"):
+            for below, _, _ in os.walk(place, topdown=False):
+                os.rmdir(below)
 
     def _remove(self) -> bool:
         with contextlib.suppress(OSError):
