@@ -52,6 +52,7 @@ for launcher in "$c" "$sh"; do
     message=$("$launcher" 2>&1)
     expect "no package ($launcher)" "$? $(printf '%s\n' "$message" | wc -l)" '125 1'
     for limit in 'd 4000' 'v 24000'; do
+        # shellcheck disable=SC3045  # as in the launcher
         message=$(ulimit "-${limit% *}" "${limit#* }" && "$launcher" 2>&1)
         expect "little memory ($launcher)" "$? $(printf '%s\n' "$message" | grep -c "(ulimit -${limit% *})$")" '125 1'
     done

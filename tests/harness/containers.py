@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .forks import unified_mount
-from .host import Host, Result, kill, wait_for
+from .host import Host, Result, wait_for
 from .launches import Tree
 from .needs import need
 
@@ -93,12 +93,6 @@ class Node(Host):
 
     def close(self) -> None:
         """End all that runs in the network namespace, and remove what the runtimes left of the cgroups."""
-        own = os.readlink(f"/proc/{self.pid}/ns/net")
-        assert own != os.readlink("/proc/self/ns/net")
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
-            with contextlib.suppress(OSError):
-                if pid != self.pid and os.readlink(f"/proc/{pid}/ns/net") == own:
-                    kill(pid)
         super().close()
         self._log.close()
         wait_for(self._remove, "the end of all containers")

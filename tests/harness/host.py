@@ -101,8 +101,11 @@ class Host:
     def close(self) -> None:
         """End what was started here, and the namespace with it.
 
-        That is everything in the namespace: daemons, and what a server started in a session of its own, as well.
+        That is everything in the namespace: daemons, and what a server started in a session of its own, as well. A
+        second call does nothing.
         """
+        if self._holder.returncode is not None:
+            return
         wait_for(self._all_ended, "the end of all processes in a network namespace")
         for process in self._started:
             # With what a server started: a master that is killed leaves its workers.
