@@ -14,7 +14,8 @@ import pathlib, subprocess
 def test_beginning():
     status = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
     found = dict(line.split(":\\t", 1) for line in status.splitlines() if ":\\t" in line)
-    assert [int(found[name], 16) for name in ("SigIgn", "SigBlk")] == [0, 0]
+    # Not the two that are glibc's own: its posix_spawn(3), which make uses, has them ignored in what it starts.
+    assert [int(found[name], 16) & ~(0b11 << 31) for name in ("SigIgn", "SigBlk")] == [0, 0]
     pathlib.Path("made").touch()
     assert pathlib.Path("made").stat().st_mode & 0o777 == 0o644
 """
