@@ -272,6 +272,18 @@ def test_a_first_load_without_capabilities(standing: StandingHost) -> None:
     assert standing.programs() == [[], []]
 
 
+def test_with_cap_sys_admin_alone(standing: StandingHost) -> None:
+    """As the units have it, it is enough to load, to replace, to show and to unload."""
+    alone = ["setpriv", "--bounding-set=-all,+sys_admin"]
+    for port in ("80", "81"):
+        standing.write(GOOD.replace("80", port))
+        assert standing.ctl("load", prefix=alone).ok().out.startswith("loaded: ")
+        assert standing.ctl("check", "--diff", prefix=alone).ok().lines == ["a load would change nothing"]
+        assert standing.in_force() == {f"uid {ALICE}": (f"tcp:{port}",)}
+    standing.ctl("unload", prefix=alone).ok()
+    assert standing.programs() == [[], []]
+
+
 def test_an_ordinary_user(host: StandingHost) -> None:
     for word in ("load", "unload"):
         argv = [host.ctl_path, word, f"--cgroup={host.cgroup}"]
