@@ -28,6 +28,7 @@ from privbind.grant.policy import Policy
 from privbind.helper import backup
 from privbind.helper.process import Job, Starting
 from privbind.helper.supervisor import await_listener, settle
+from privbind.inspect import host as doctor
 from privbind.linux import binds, call, landlock, notify, seccomp, sockets, target
 from privbind.linux.process import WAIT_ALL
 from privbind.linux.target import Memory
@@ -167,13 +168,18 @@ def sandbox(who: str) -> None:
 
 
 def refused_without_threads() -> None:
-    """Why the mechanism is refused here, on a kernel whose pidfd_open knows no threads; "fits" if it is not."""
+    """Why the mechanism is refused here, on a kernel whose pidfd_open knows no threads; "fits" if it is not.
+
+    Then what the doctor says of it.
+    """
     target.opens_threads = lambda: False
     try:
         mechanism.probe(Grant(Policy(None)), own_site(), COMMAND)
         print("fits")
     except UnsupportedError as error:
         print(error)
+    told = doctor._ask("seccomp", 1024)
+    print("fits" if told.usable else UnsupportedError(told.name, told.reason, told.remedy))
 
 
 def without_threads(*argv: str) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from ..harness.host import Host, Result, python
+from ..harness.install import PYTHON
 
 FEW = ("setuid", "setgid", "net_bind_service")
 """What a plain container has, of what privbind can use."""
@@ -218,3 +219,34 @@ def test_auto(host: Host, programs: Path, case: Case) -> None:
     for name, words in case.passed_over.items():
         assert words in told[name], found
     assert ("warning: ambient" in found.err) == (case.taken == "ambient")
+
+
+WITHOUT_COOKIE = """
+import sys
+sys.path.append(sys.argv[1])
+from privbind.commands.privbind import main
+from privbind.linux import sockets
+def missing():
+    raise OSError(92, "Protocol not available")
+if sys.argv[2] == "older":
+    sockets.netns_cookie = missing
+sys.exit(main(sys.argv[3:], []))
+"""
+
+
+def test_before_linux_5_14(host: Host) -> None:
+    """What lacks SO_NETNS_COOKIE alone: each that takes a policy names the kernel that has it."""
+    site = next(Path(host.privbind).parent.parent.glob("lib/*/site-packages"))
+
+    def launch(kernel: str, mechanism: str) -> Result:
+        command = ["-u", "nobody", f"--via={mechanism}", "--allow=tcp:80", "echo", "started"]
+        return host.run([PYTHON, "-I", "-S", "-B", "-c", WITHOUT_COOKIE, site, kernel, *command])
+
+    for mechanism in ("bpf", "seccomp", "preload"):
+        assert launch("this", mechanism).ok().out == "started\n"
+        refused = launch("older", mechanism)
+        assert (refused.status, refused.out) == (125, "")
+        assert refused.err == f"privbind: {mechanism}: the kernel has no SO_NETNS_COOKIE (Linux 5.14 has it)\n"
+    none = launch("older", "auto")
+    assert (none.status, none.out) == (125, "")
+    assert none.err.count("no SO_NETNS_COOKIE (Linux 5.14 has it)") == 3

@@ -611,6 +611,12 @@ class TestSweep:
         assert own_cgroup.sweep(tree.fd) == 2
         assert launches_in(tree.fd) == []
 
+    def test_a_bounded_number_is_looked_at(self, tree: Tree) -> None:
+        """A launch beside a thousand others takes no longer for it, and later ones remove what is left."""
+        for number in range(2 * own_cgroup._MAX_LOOKS + 1):
+            tree.make(f"privbind.999999999.{number}")
+        assert [own_cgroup.sweep(tree.fd) for _ in range(4)] == [own_cgroup._MAX_LOOKS] * 2 + [1, 0]
+
     def test_cgroups_of_others_stay(self, tree: Tree) -> None:
         tree.make("other")
         tree.make("privbind")

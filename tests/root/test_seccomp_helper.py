@@ -216,13 +216,15 @@ class TestWithoutThreadPidfds:
         ],
     )
     def test_refused_where_no_thread_can_be_looked_up(self, host: Host, proc: str, answer: str) -> None:
-        """The backup is tried as it will be: without privileges, under ids that nothing else has."""
+        """The backup is tried as it will be: without privileges, under ids of its own; the doctor says it."""
         prefix = ["unshare", "--mount", "sh", "-ec", f'{proc}; exec "$@"', "sh"]
         found = host.run([*prefix, PYTHON, "-I", DRIVER, "refused-without-threads"]).ok()
-        assert (found.out == "fits\n") is (answer == "fits")
+        said, doctor = found.lines
+        assert said == doctor
+        assert (said == "fits") is (answer == "fits")
         if answer != "fits":
-            assert found.out.startswith("seccomp: cannot start privbind-backup: before Linux 6.9 threads are looked up")
-            assert answer in found.out
+            assert said.startswith("seccomp: cannot start privbind-backup: before Linux 6.9 threads are looked up")
+            assert answer in said
 
     def test_threads_and_processes(self, host: Host, programs: Path) -> None:
         """Each bind is granted all the same, and the helper opens no file for it."""
