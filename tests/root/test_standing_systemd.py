@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from ..harness.budget import rounds
 from ..harness.host import MANY, python, read_line, wait_for
 from ..harness.install import ROOT
 from ..harness.machine import ALICE, BOB, Machine, as_user
 from ..harness.needs import need
 from ..harness.recipes import BLOCKS
 from ..harness.systemd import SYSTEMD, System
-
-LONG = os.environ.get("PRIVBIND_TEST_LONG", "") not in ("", "0")
 
 UNITS = {path.name: path.read_text() for path in (ROOT / "packaging/systemd").iterdir()}
 SERVICE, PATH, LOAD = "privbind.service", "privbind.path", "privbind-load.service"
@@ -303,7 +302,7 @@ class Changes:
 
 def test_after_a_stop_nothing_is_loaded(watched: Watched) -> None:
     """Whatever is changed, and whatever was going on when it was stopped; a start begins anew."""
-    for number in range(100 if LONG else 10):
+    for number in range(rounds(10, 100)):
         with Changes(watched):
             if number % 2:
                 wait_for(lambda: watched.state(LOAD) == "activating", "a load")
@@ -321,7 +320,7 @@ def test_after_a_stop_nothing_is_loaded(watched: Watched) -> None:
 def test_of_many_changes_the_last_one_is_in_force(watched: Watched) -> None:
     """50 in five seconds, and 200 as fast as they come, however they fall on the loads."""
     folder = watched.machine.root / GRANTS.lstrip("/")
-    for count, interval_s in ((50, 0.1), (200, 0.0)) * (10 if LONG else 1):
+    for count, interval_s in ((50, 0.1), (200, 0.0)) * rounds(1, 10):
         for number in range(count):
             begun = time.monotonic()
             port = 200 + number
