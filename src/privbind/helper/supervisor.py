@@ -42,7 +42,7 @@ SETTLING_CALLS = ("seccomp",)
 _ONLY_AT_FIRST = ("recvmsg", "sendto", "seccomp")
 
 _DESCRIPTOR = "=i"
-_MAX_UNSURE = 64
+_MAX_UNSURE = 1024
 _GRACE_S = 1
 """How long the helper can still tell a repeated call from a new one when the last bind of the limit is done."""
 
