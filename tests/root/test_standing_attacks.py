@@ -112,42 +112,6 @@ def test_nobody_holds_up_a_load(standing: StandingHost) -> None:
     assert standing.inside(run)
 
 
-def test_what_is_in_force_was_read_last(standing: StandingHost) -> None:
-    """A load that had to wait for another one reads the files afterwards, never before."""
-    standing.write("old")
-
-    def run() -> list[bytes]:
-        with standing.target() as target, Path(load.LOCK).open("w") as held:
-            os.chmod(load.LOCK, 0o600)
-            fcntl.flock(held, fcntl.LOCK_EX)
-            ready, told = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                held.close()
-                real = load._Lock._taken
-
-                def taken(lock: load._Lock) -> bool:
-                    found = real(lock)
-                    os.write(told, b"waits" if not found else b"")
-                    return found
-
-                try:
-                    load._Lock._taken = taken  # type: ignore[method-assign, assignment]
-                    rules = Policy.parse(["tcp:80"]).rules or ()
-                    load.load(target, lambda: ({Key(UID, ALICE): rules}, Path(GRANTS, "test.toml").read_bytes()))
-                finally:
-                    os._exit(0)
-            assert os.read(ready, 5) == b"waits"
-            standing.write("new")
-            fcntl.flock(held, fcntl.LOCK_UN)
-            os.waitpid(pid, 0)
-            state = load.in_force(target)
-            assert state is not None
-            return [state.text]
-
-    assert standing.inside(run) == [b"new"]
-
-
 def test_the_owner_of_a_delegated_cgroup(standing: StandingHost, programs: Path) -> None:
     """Moving about below it gives nothing, and takes nothing from another who is there."""
     standing.load(GOOD)
