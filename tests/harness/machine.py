@@ -100,6 +100,10 @@ class Machine(Host):
         """What the server on port 80 answers."""
         return self.run(python(GET, name)).ok().out
 
+    def answers(self) -> None:
+        """Wait for the page: what forwards a port listens before the server behind it does."""
+        wait_for(lambda: self.run(python(GET, "hello.txt")).out == "hello\n", "the page")
+
 
 class Granted(Machine):
     """A machine whose users can have standing grants: all that runs on it is in a cgroup of the test's own.

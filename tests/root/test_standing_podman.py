@@ -108,7 +108,7 @@ def test_a_published_port(machine: Granted, network: str) -> None:
     refused(alice, 80)
     machine.ctl("allow", "alice", "tcp:80").ok()
     alice.serve(f"--network={network}", *options("user-podman"))
-    assert machine.page() == "hello\n"
+    machine.answers()
     refused(alice, 81)
     machine.ctl("disallow", "alice").ok()
     # A port of bob's, so that it is not the port's being taken.
@@ -174,5 +174,5 @@ def test_pasta(machine: Granted) -> None:
     machine.ctl("allow", "alice", "tcp:80").ok()
     process = machine.popen(argv(80, *serve), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     machine.serves(process)
-    assert machine.page() == "hello\n"
+    machine.answers()
     refused(81)
