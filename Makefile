@@ -1,6 +1,7 @@
 # What is built and run here. `make help` lists the targets.
 #   PYTHON=…       the interpreter to work with (3.11 or newer); Debian's own first, since every user can run it
 #   PRIVBIND_WHEEL=…  tests use this wheel instead of building one
+#   KERNELS=…      which kernels `make test-kernels` starts: "6.1", "6.1-arm64", "5.10,newest"; all unless given
 #   PYTEST=…       more arguments for pytest, for instance PYTEST='-k http -x'
 
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
@@ -71,8 +72,12 @@ test-containers: $(BIN)/.test wheel ## tests in and of containers (as root)
 	@$(RUN_PARTS) containers -- $(PYTEST)
 
 .PHONY: test-kernels
-test-kernels: $(BIN)/.test wheel ## tests on other kernels, under qemu
-	@$(RUN_PARTS) kernels -- $(PYTEST)
+test-kernels: test-kernels-set-up $(BIN)/.test wheel ## the same promises on Debian's kernels, under qemu (as root; KERNELS=6.1 picks)
+	@KERNELS=$(or $(KERNELS),all) PRIVBIND_KERNELS_PAGE=$(CURDIR)/docs/kernels.md $(RUN_PARTS) kernels -- $(PYTEST)
+
+.PHONY: test-kernels-set-up
+test-kernels-set-up:
+	@tools/setup kernels
 
 .PHONY: test-packaging
 test-packaging: $(BIN)/.test wheel ## tests of installing it: pip, pipx, editable, without a compiler (as root)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .install import PYTHON
+from .patience import PATIENCE
 
 Found = TypeVar("Found")
 
@@ -25,7 +26,7 @@ AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 HELPER_IDS = {*range(65520, 65534), *range(60578, 61184)}
 """What the uid of a helper can be, and its gid, which is the same number; never 65534."""
 
-TIMEOUT_S = 60
+TIMEOUT_S = 60 * PATIENCE
 """Long enough never to be reached; a test that hangs fails."""
 
 BIND_WHEN_TOLD = """

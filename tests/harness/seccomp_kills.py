@@ -26,6 +26,8 @@ from pathlib import Path
 
 import pytest
 
+from .patience import PATIENCE
+
 MARKER = "provokes_sigsys"
 
 _NETLINK_AUDIT = 9  # linux/netlink.h
@@ -34,8 +36,8 @@ _AUDIT_SECCOMP = 1326
 _MESSAGE = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, sender
 _SO_RCVBUFFORCE = 33
 _BUFFER_SIZE = 1 << 24
-_PATIENCE_S = 30  # for the kernel's own thread that sends the reports
-_PATIENCE_AT_FIRST_S = 3  # in another network namespace none comes
+_PATIENCE_S = 30 * PATIENCE  # for the kernel's own thread that sends the reports
+_PATIENCE_AT_FIRST_S = 3 * PATIENCE  # in another network namespace none comes
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h: the clock of the reports
 
 _NUMBERS = itertools.count()

@@ -38,8 +38,11 @@ int main(int argc, char **argv)
         else if (!length)
             die("not an address");
         int fd = open_socket(argv[next], argv[next + 1]);
-        if (fd < 0)
-            die("socket");
+        if (fd < 0) { // a kernel without this protocol
+            puts(errno_name(errno));
+            all = false;
+            continue;
+        }
         long result = raw ? syscall(SYS_bind, fd, &address, length)
                           : bind(fd, (struct sockaddr *)&address, length);
         char text[INET6_ADDRSTRLEN];

@@ -263,7 +263,7 @@ class TestFinding:
         [
             (None, MOUNTS, "cannot read /proc/self/cgroup: No such file or directory"),
             ("0::/\n", None, "cannot read /proc/self/mountinfo: No such file or directory"),
-            ("4:memory:/a\n1:name=systemd:/\n", MOUNTS, "the kernel has no cgroup v2"),
+            ("4:memory:/a\n1:name=systemd:/\n", MOUNTS, "cgroup v2 is not mounted"),
             ("0::/\n", MOUNTS.split("38 ", maxsplit=1)[0], "cgroup v2 is not mounted"),
             ("1:cpu:/\n0::/no/such\n", MOUNTS, "the own cgroup '/no/such' is not below any cgroup v2 mount"),
         ],

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+_NOT_MOUNTED = ("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 _MEMBERSHIP = "/proc/{}/cgroup"
 _MOUNTS = "/proc/self/mountinfo"
 _NAMESPACE = "/proc/self/ns/cgroup"
@@ -89,7 +90,7 @@ def own() -> Cgroup:
     path = path_of("self")
     mounted = mounts("cgroup2")
     if not mounted:
-        raise CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+        raise CgroupError(*_NOT_MOUNTED)
     identity = _own_identity()
     for device, root, point in mounted:
         relative = _below(root, path)
@@ -117,7 +118,7 @@ def open_path(path: str) -> Cgroup:
         raise CgroupError("it is not named by a full path", "without '..'")
     mounted = mounts("cgroup2")
     if not mounted:
-        raise CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+        raise CgroupError(*_NOT_MOUNTED)
     by_directory = [(device, point, root.rstrip("/"), _below(point, path)) for device, root, point in mounted]
     by_path = [(device, point, root.rstrip("/"), _below(root, path)) for device, root, point in mounted]
     for device, point, root, relative in by_directory + by_path:
@@ -156,7 +157,8 @@ def path_of(pid: int | str) -> str:
     for line in lines:
         if line.startswith("0::"):  # hierarchy 0 is version 2's, on unified and on hybrid hosts
             return line[3:]
-    raise CgroupError("the kernel has no cgroup v2", "CONFIG_CGROUPS, Linux 4.5")
+    # The kernel leaves it out until cgroup v2 is mounted for the first time, so on hosts that have version 1 alone.
+    raise CgroupError(*_NOT_MOUNTED)
 
 
 def mounts(kind: str) -> list[tuple[int, str, str]]:

@@ -15,6 +15,8 @@ from struct import Struct
 from time import monotonic, sleep, time
 
 from ..errors import PrivbindError, strerror
+from ..grant.grant import Grant
+from ..grant.policy import Policy
 from ..linux import bpf, capabilities, cgroup, sockets
 from ..mechanisms.bpf import features
 from ..values import value
@@ -374,7 +376,9 @@ def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
         # Programs of others are opened with it, and the verifier takes ours.
         reason, remedy = "CAP_SYS_ADMIN is missing", "run as root"
     elif isinstance(error, bpf.LoadError) and error.verifier:
-        reason = f"the kernel refuses the program: {error.verifier}"
+        # Where a launch's program is refused as well, this is known by name.
+        lacking = features.missing(Grant(Policy(None)), error)
+        reason, remedy = lacking.reason, lacking.remedy
     elif error.errno == E2BIG:
         reason, remedy = "64 programs are on it already", "bpftool cgroup show tells which"
     elif denied:

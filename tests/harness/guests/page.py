@@ -1,0 +1,148 @@
+"""docs/kernels.md: what works on which kernel, written from what runs have left."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .plan import CELLS, INSIDE, ROOT, ROWS, not_run
+from .stated import FEATURES
+
+MECHANISMS = ("bpf", "seccomp", "preload", "ambient")
+_HEAD = """# Kernels
+
+What privbind does on kernels that people run, written by `make test-kernels` from what its guests said: Debian's own
+kernels under qemu, with Debian 12 around them. Every number is a count of tests that passed there; what is not tried
+says why. What each kernel must offer is in `tests/harness/guests/stated.py`; a run fails when it offers less, or more.
+"""
+
+
+TARGET = os.environ.get("PRIVBIND_KERNELS_PAGE", "")
+"""The file of the page; empty for a run that is not to be on it."""
+
+
+def write(results: Path) -> None:
+    """Write the page from the latest results of all guests."""
+    if TARGET and results.is_dir():
+        Path(TARGET).write_text(page([json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]))
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    """The page's text."""
+    by_cell: dict[str, list[dict[str, Any]]] = {cell: [run for run in runs if run["cell"] == cell] for cell in CELLS}
+    columns = [f"{cell.rpartition('-')[0]}, {_machine(cell)}" for cell in CELLS]
+    lines = [_HEAD]
+    lines += [
+        "## Which kernels",
+        "",
+        "| | kernel | Debian's version | when | guests' time |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for cell, column in zip(CELLS, columns, strict=True):
+        found = by_cell[cell]
+        if not found:
+            lines.append(f"| {column} | not tried yet | | | |")
+            continue
+        first = found[0]
+        when = "–".join(sorted({min(run["when"] for run in found), max(run["when"] for run in found)}))
+        by = ", ".join(sorted({run["accelerator"] for run in found}))
+        took = f"{sum(run['seconds'] for run in found) / 60:.0f} min ({by})"
+        lines.append(f"| {column} | {first['release']} | {first['version']} | {when} | {took} |")
+    lines += [
+        "",
+        "## Mechanisms",
+        "",
+        *_table(columns, {name: [_offer(by_cell[cell], name) for cell in CELLS] for name in MECHANISMS}),
+    ]
+    autos = {
+        "auto, with rules": "policy",
+        "auto, with `-n`": "limit",
+        "auto, with neither": "neither",
+    }
+    lines += _rows({text: [_note(by_cell[cell], f"auto:{key}") for cell in CELLS] for text, key in autos.items()})
+    refused = _reasons(by_cell)
+    if refused:
+        lines += ["", "Refused there, in privbind's words:", "", *refused]
+    lines += ["", "## What the kernel brings", ""]
+    lines += _table(
+        columns, {text: [_note(by_cell[cell], f"kernel:{key}") for cell in CELLS] for key, text in FEATURES.items()}
+    )
+    lines += [
+        "",
+        "## Tests",
+        "",
+        *_table(columns, {row: [_count(by_cell[cell], cell, row) for cell in CELLS] for row in ROWS}),
+    ]
+    by_reason: dict[tuple[str, str], None] = {}
+    for cell, column in zip(CELLS, columns, strict=True):
+        for row in ROWS:
+            if why := not_run(cell, row):
+                by_reason[column, why] = None
+    lines += ["", "A dash is a thing not tried:", "", *(f"- on {column}: {why}" for column, why in by_reason)]
+    lines += ["", "Skipped tests, where there are any, and why:", "", *_skipped(by_cell)]
+    return "\n".join(lines) + "\n"
+
+
+def _machine(cell: str) -> str:
+    return {"amd64": "x86-64", "arm64": "aarch64"}[cell.rpartition("-")[2]]
+
+
+def _table(columns: list[str], rows: dict[str, list[str]]) -> list[str]:
+    return [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}", *_rows(rows)]
+
+
+def _rows(rows: dict[str, list[str]]) -> list[str]:
+    return [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+
+
+def _note(runs: list[dict[str, Any]], name: str) -> str:
+    found = [case["notes"][name] for run in runs for case in run["cases"] if name in case["notes"]]
+    return found[0] if found else "?"
+
+
+def _offer(runs: list[dict[str, Any]], name: str) -> str:
+    answers = _note(runs, f"offer:{name}").partition(" ")[0]
+    meaning = {"+++": "yes", "++-": "yes; `-n` refused", "+--": "without rules", "---": "refused"}
+    return meaning.get(answers, answers)
+
+
+def _reasons(by_cell: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = []
+    for cell, runs in by_cell.items():
+        for name in MECHANISMS:
+            answers, _, why = _note(runs, f"offer:{name}").partition(" ")
+            if answers.startswith("-"):
+                lines.append(f"- {name} on {cell.rpartition('-')[0]}: {why}")
+    return lines
+
+
+def _cases(runs: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
+    files = [test.format(inside=INSIDE, root=ROOT) for test in ROWS[row][1]]
+    return [case for run in runs if run["kind"] == ROWS[row][0] for case in run["cases"] if case["file"] in files]
+
+
+def _count(runs: list[dict[str, Any]], cell: str, row: str) -> str:
+    if not_run(cell, row):
+        return "–"
+    found = _cases(runs, row)
+    if not found:
+        return "?"
+    passed = sum(case["result"] == "passed" for case in found)
+    failed = [case for case in found if case["result"] == "failed"]
+    return f"**{len(failed)} failed**, {passed}" if failed else str(passed)
+
+
+def _skipped(by_cell: dict[str, list[dict[str, Any]]]) -> list[str]:
+    where: dict[str, dict[str, int]] = {}
+    for cell, runs in by_cell.items():
+        for run in runs:
+            for case in run["cases"]:
+                if case["result"] == "skipped":
+                    counted = where.setdefault(case["text"], {})
+                    counted[cell] = counted.get(cell, 0) + 1
+    return [
+        f"- {why}: {', '.join(f'{count} on {cell}' for cell, count in counted.items())}"
+        for why, counted in sorted(where.items())
+    ]

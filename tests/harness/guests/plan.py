@@ -1,0 +1,145 @@
+"""Which kernels are started, how, and which tests run in each of these guests.
+
+A row for something new is a name in `ROWS` and the tests that stand for it; `not_run` says why a cell is not run.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+INSIDE = "tests/kernels/inside"
+ROOT = "tests/root"
+
+PLAIN, SYSTEMD, HYBRID, LEGACY = "plain", "systemd", "hybrid", "v1 only"
+
+WORDS = {
+    PLAIN: (),
+    SYSTEMD: (),
+    HYBRID: ("systemd.unified_cgroup_hierarchy=0",),
+    LEGACY: ("systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1"),
+}
+"""Words for the kernel's command line, by the way in which a guest is started."""
+
+ROWS = {
+    "what doctor and auto say": (PLAIN, ["{inside}/test_offers.py"]),
+    "what is refused, and why": (PLAIN, ["{inside}/test_refusals.py"]),
+    "the table of bind cases": (PLAIN, ["{root}/test_bind_table.py"]),
+    "limits and SO_REUSEPORT": (PLAIN, ["{root}/test_limit.py"]),
+    "programs: static, threads, vfork, i386": (PLAIN, ["{root}/test_programs.py", "{root}/test_bpf_programs.py"]),
+    "the command's privileges": (PLAIN, ["{root}/test_privileges.py", "{root}/test_ambient.py"]),
+    "the helper and its sandbox": (
+        PLAIN,
+        ["{root}/test_helper.py", "{root}/test_seccomp_helper.py", "{root}/test_seccomp_kills.py"],
+    ),
+    "bpf: binds, cgroups, placement": (
+        PLAIN,
+        ["{root}/test_bpf_binds.py", "{root}/test_bpf_cgroups.py", "{root}/test_placement.py"],
+    ),
+    "seccomp": (PLAIN, ["{root}/test_seccomp.py"]),
+    "preload": (PLAIN, ["{root}/test_preload.py"]),
+    "attacks": (PLAIN, ["{root}/test_attacks.py"]),
+    "signals under seccomp": (PLAIN, ["{inside}/test_signals.py"]),
+    "/proc that hides or is not there": (PLAIN, ["{inside}/test_processes.py"]),
+    "SCTP": (PLAIN, ["{inside}/test_sctp.py"]),
+    "standing grants at the root of cgroup v2": (PLAIN, ["{inside}/test_root_cgroup.py"]),
+    "systemd: boot, reload, changes, services": (SYSTEMD, ["{inside}/test_systemd.py"]),
+    "hybrid cgroups": (HYBRID, ["{inside}/test_layouts.py"]),
+    "cgroups of v1 only": (LEGACY, ["{inside}/test_layouts.py"]),
+}
+"""What is promised, by a name for people: in which kind of guest it is tried, and which tests do it."""
+
+SHORT = (
+    "what doctor and auto say",
+    "limits and SO_REUSEPORT",
+    "/proc that hides or is not there",
+    "SCTP",
+    "standing grants at the root of cgroup v2",
+    "systemd: boot, reload, changes, services",
+)
+"""What is tried in a test of everything, of one kernel."""
+
+OLD = ("what doctor and auto say", "what is refused, and why", "SCTP")
+"""What there is to try where ambient alone is offered."""
+
+LEFT_OUT = (
+    "musl",  # the same again from another libc
+    "harms",  # twenty launches each under fire
+    "bytecode",  # wants to install the wheel itself
+    "go_program or rust_program",  # no compilers there
+)
+"""Words in the names of tests that are not for guests."""
+
+CELLS = ("5.10-amd64", "6.1-amd64", "6.12-amd64", "newest-amd64", "6.1-arm64")
+
+LIMITS_S = {PLAIN: 2400, SYSTEMD: 400, HYBRID: 300, LEGACY: 300}
+
+
+class Run(NamedTuple):
+    """One guest: its kernel, how it is started, and what is tried in it."""
+
+    cell: str
+    kind: str
+    rows: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.cell}-{self.kind.replace(' ', '-')}"
+
+    @property
+    def series(self) -> str:
+        """The series of its kernel."""
+        return self.cell.rpartition("-")[0]
+
+    @property
+    def arch(self) -> str:
+        """Its architecture, in Debian's words."""
+        return self.cell.rpartition("-")[2]
+
+    @property
+    def tests(self) -> list[str]:
+        """The files of its tests."""
+        found = [test for row in self.rows for test in ROWS[row][1]]
+        return [test.format(inside=INSIDE, root=ROOT) for test in found]
+
+    @property
+    def selection(self) -> str:
+        """Which of the tests in these files, as `pytest -k` takes it."""
+        return f"not ({' or '.join(LEFT_OUT)})"
+
+
+def not_run(cell: str, row: str) -> str:
+    """Why something is not tried on a kernel; empty where it is."""
+    kind = ROWS[row][0]
+    if cell.startswith("5.10") and row not in OLD:
+        return "only ambient is offered there"
+    if not cell.startswith("5.10") and row == "what is refused, and why":
+        return "nothing is refused there"
+    if cell.endswith("arm64") and kind in (HYBRID, LEGACY):
+        return "how cgroups are laid out does not depend on the processor"
+    return ""
+
+
+def runs(wanted: str, *, short: bool) -> list[Run]:
+    """The guests to start for what KERNELS names: "all", or series or cells ("6.1", "6.1-arm64"), comma-separated."""
+    names = wanted.replace(",", " ").split()
+    cells = [cell for cell in CELLS if wanted == "all" or cell in names or cell.rpartition("-")[0] in names]
+    if short:
+        cells = ["6.1-amd64"]
+    unknown = [name for name in names if name != "all" and not any(cell.startswith(name) for cell in CELLS)]
+    if unknown or not cells:
+        raise ValueError(f"KERNELS names no kernel of ours: {wanted} (one of: all {' '.join(CELLS)}, or a series)")
+    found = []
+    for cell in cells:
+        for kind in WORDS:
+            rows = [row for row, (where, _) in ROWS.items() if where == kind and not not_run(cell, row)]
+            if short:
+                rows = [row for row in rows if row in SHORT]
+            if rows:
+                found.append(Run(cell, kind, tuple(rows)))
+    return found
+
+
+def wanted() -> list[Run]:
+    """The guests that KERNELS asks for; where it is not set, a few tests on Debian 12's own kernel."""
+    names = os.environ.get("KERNELS", "")
+    return runs(names or "6.1", short=not names)
