@@ -272,9 +272,9 @@ def test_a_first_load_without_capabilities(standing: StandingHost) -> None:
     assert standing.programs() == [[], []]
 
 
-def test_with_cap_sys_admin_alone(standing: StandingHost) -> None:
-    """As the units have it, it is enough to load, to replace, to show and to unload."""
-    alone = ["setpriv", "--bounding-set=-all,+sys_admin"]
+def test_with_two_capabilities(standing: StandingHost) -> None:
+    """What the units have is enough to load, to replace, to show and to unload."""
+    alone = ["setpriv", "--bounding-set=-all,+sys_admin,+net_admin"]
     for port in ("80", "81"):
         standing.write(GOOD.replace("80", port))
         assert standing.ctl("load", prefix=alone).ok().out.startswith("loaded: ")

@@ -386,6 +386,9 @@ def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
         reason, remedy = refusal.reason, refusal.remedy
         if where_forbidden := _forbids(target):
             reason, remedy = f"a program {where_forbidden} forbids any other", "attach that one with BPF_F_ALLOW_MULTI"
+        elif not capabilities.effective(capabilities.CAP_NET_ADMIN):
+            # Linux 6.1 takes nothing else from who asks which programs are on a cgroup.
+            reason, remedy = "CAP_NET_ADMIN is missing", "run as root"
     elif error.errno == ENOENT:
         reason = "it has been removed"
     return PrivbindError(_sentence(f"cannot {what} {where}: {reason}", remedy))
