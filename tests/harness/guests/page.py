@@ -80,7 +80,12 @@ def page(runs: list[dict[str, Any]]) -> str:
         for row in ROWS:
             if why := not_run(cell, row):
                 by_reason[column, why] = None
-    lines += ["", "A dash is a thing not tried:", "", *(f"- on {column}: {why}" for column, why in by_reason)]
+    lines += [
+        "",
+        "A question mark is a thing that no run has tried yet. A dash is one that is not to be tried:",
+        "",
+        *(f"- on {column}: {why}" for column, why in by_reason),
+    ]
     lines += ["", "Skipped tests, where there are any, and why:", "", *_skipped(by_cell)]
     return "\n".join(lines) + "\n"
 
