@@ -33,7 +33,7 @@ class UnsupportedError(PrivbindError):
 
     def __init__(self, mechanism: str, reason: str, remedy: str = "") -> None:
         """Keep the three apart, so that a caller can list the reasons of several mechanisms."""
-        super().__init__(f"{mechanism}: {reason}" + (f" ({remedy})" if remedy else ""))
+        super().__init__(f"{mechanism}: {with_remedy(reason, remedy)}")
         self.mechanism = mechanism
         self.reason = reason
         self.remedy = remedy
@@ -63,6 +63,16 @@ class NotFoundError(PrivbindError):
     """There is no such command."""
 
     status = 127
+
+
+def with_remedy(reason: str, remedy: str) -> str:
+    """Why something failed, and in brackets what to do about it, where anything can be done."""
+    return f"{reason} ({remedy})" if remedy else reason
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things, in words."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def strerror(error: OSError) -> str:

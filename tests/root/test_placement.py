@@ -465,6 +465,49 @@ class TestReplace:
 
         assert set(in_host(host).refused) == {"EACCES"}
 
+    @pytest.mark.parametrize("limits", [(0, 0), (0, 500), (500, 0), (500, 600)], ids=str)
+    def test_a_failure_leaves_all_as_it_was(
+        self, tree: Tree, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int]
+    ) -> None:
+        """Whichever step fails: the programs from before are there, and no others."""
+        real: dict[str, Callable[..., None]] = {"replace": bpf.replace, "attach": bpf.attach}
+        steps = [0]
+
+        def failing(name: str, at: int) -> Callable[..., None]:
+            def call(*arguments: int) -> None:
+                steps[0] += 1
+                if steps[0] == at:
+                    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+                real[name](*arguments)
+
+            return call
+
+        def host() -> list[tuple[bool, bool]]:
+            seen = []
+            with tree.open() as target:
+                attach(target, a_grant("tcp:80", limits[0]))
+                before = there(target)
+                for at in range(1, 6):
+                    steps[0] = 0
+                    for name in real:
+                        monkeypatch.setattr(bpf, name, failing(name, at))
+                    try:
+                        replace(target, a_grant("tcp:81", limits[1]))
+                    except PrivbindError as error:
+                        assert str(error).startswith(
+                            ("cannot replace the program on cgroup '", "cannot put a program on")
+                        )
+                        assert str(error).endswith("Cannot allocate memory")
+                        seen.append((there(target) == before, inside(tree, tries) == ["ok", "ok", "EACCES", "ok"]))
+                    else:
+                        seen.append((there(target) == before, False))
+                        break
+            return seen
+
+        *failed, succeeded = in_host(host)
+        assert failed == [(True, True)] * (4 if limits[1] else 2)
+        assert succeeded == (False, False)
+
     def test_where_nothing_of_ours_is(self, tree: Tree) -> None:
         """Then it is attached."""
 
@@ -535,34 +578,3 @@ class TestReplace:
                 return [limited, inside(tree, many)]
 
         assert in_host(host) == [["ok", "EACCES", "EACCES"], ["ok", "ok", "EACCES"]]
-
-    def test_a_failure_keeps_what_was_changed_before_it(self, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-        """No hook is without a grant then: each has the old one or the new one."""
-        real = bpf.replace
-
-        def failing(cgroup_fd: int, program_fd: int, hook: int, old_fd: int) -> None:
-            if hook == bpf.INET6_BIND:
-                raise OSError(errno.ENOMEM, "Cannot allocate memory")
-            real(cgroup_fd, program_fd, hook, old_fd)
-
-        def both() -> list[str]:
-            return [try_bind(port, address) for port in (80, 81) for address in ("127.0.0.1", "::1")]
-
-        def host() -> tuple[list[str], str, list[str]]:
-            with tree.open() as target:
-                attach(target, a_grant("tcp:80"))
-                before = inside(tree, both)
-                told = ""
-                with monkeypatch.context() as patch:
-                    patch.setattr(bpf, "replace", failing)
-                    try:
-                        replace(target, a_grant("tcp:81"))
-                    except PrivbindError as error:
-                        told = str(error)
-                return before, told, inside(tree, both)
-
-        before, told, after = in_host(host)
-        assert before == ["ok", "ok", "EACCES", "EACCES"]
-        assert told.startswith("cannot replace the program on cgroup '")
-        assert told.endswith("Cannot allocate memory")
-        assert after == ["EACCES", "ok", "ok", "EACCES"]

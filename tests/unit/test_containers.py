@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from privbind.errors import PrivbindError
 from privbind.grant.policy import Policy
 from privbind.placed import bundle
-from privbind.placed.containers import ALLOW, MAX_ASKED, Decision, decide
-from privbind.standing.annotations import KNOWN, TRUSTED
+from privbind.placed.containers import MAX_ASKED, Decision, decide
+from privbind.standing.annotations import ALLOW, KNOWN, TRUSTED
 from privbind.standing.entries import Entry, parse
 
 from ..harness.budget import fuzz

@@ -13,8 +13,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from privbind.grant.policy import Policy
-from privbind.placed.containers import ALLOW, decide
+from privbind.placed.containers import decide
 from privbind.placed.oci_files import RUNTIME_NAME
+from privbind.standing.annotations import ALLOW
 from privbind.standing.entries import parse
 
 from ..harness.install import ROOT

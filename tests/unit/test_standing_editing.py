@@ -15,7 +15,8 @@ from privbind.grant.policy import Policy
 from privbind.standing import editing
 from privbind.standing.editing import GROUP, MARK, USER, Edit, Grantee, write
 from privbind.standing.entries import GrantFileError, parse
-from privbind.standing.files import FOLDER, read
+from privbind.standing.files import read
+from privbind.standing.folder import FOLDER
 from privbind.standing.render import entry_lines
 
 from ..harness.accounts import Accounts

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from privbind.standing.entries import GrantFileError
-from privbind.standing.files import MAX_SIZE, read, read_files
+from privbind.standing.files import read, read_files
+from privbind.standing.folder import MAX_SIZE
 
 ME = os.geteuid()
 MY_NAME = "root" if ME == 0 else f"uid {ME}"

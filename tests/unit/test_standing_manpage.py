@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from privbind.standing.entries import _KEYS, parse
-from privbind.standing.files import FOLDER, MAX_SIZE
+from privbind.standing.folder import FOLDER, MAX_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "man/privbind-grants.5"

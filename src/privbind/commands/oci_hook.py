@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
 _PROGRAM = "privbind-oci-hook"
 _MAX_STATE = 1 << 20  # bytes
-_MAX_FILE = 1 << 20  # bytes; standing/files.py
 _MAX_WAIT_MS = 5000  # for all of the state
 _MAX_PID = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
 _MAX_LINE = 2000  # bytes of a log line
 _LOG = "/dev/log"
 _WARNING, _INFO = 28, 30  # LOG_DAEMON with LOG_WARNING, LOG_INFO (syslog(3))
 _OPTIONS = ("--runtime", "--allow", "--wrap")
-_ALLOW = "org.privbind.allow"  # placed/containers.py
 _BOOLEANS_AND_NULL = {"-Infinity": 0.0, "Infinity": 0.0, "NaN": 0.0}
 
 HELP = """\
@@ -158,6 +156,8 @@ def _state(data: bytes) -> dict[str, Any]:
 
 def _run(options: _Options, state: dict[str, Any]) -> list[tuple[int, str]]:
     """Grant what is to be granted; what to log. Raises PrivbindError."""
+    from ..standing.annotations import ALLOW
+
     annotations = state.get("annotations") or {}
     if not isinstance(annotations, dict):
         raise PrivbindError("the annotations in the container's state are no JSON object")
@@ -169,7 +169,7 @@ def _run(options: _Options, state: dict[str, Any]) -> list[tuple[int, str]]:
     except OSError as error:
         raise PrivbindError(f"process {pid}: {posix.strerror(error.errno or 0)}") from error
     try:
-        if not options.allow and _ALLOW not in annotations and not _may_match(annotations, options.runtime):
+        if not options.allow and ALLOW not in annotations and not _may_match(annotations, options.runtime):
             _clean(pid)
             return []
         return _grant(options, annotations, pid, pidfd)
@@ -182,34 +182,34 @@ def _may_match(annotations: dict[str, Any], runtime: str | None) -> bool:
 
     An entry's text has the value that it asks for as it is, unless it has escapes. Nothing is granted by this.
     """
-    from ..standing.annotations import TRUSTED
-    from ..standing.folder import FOLDER, SUFFIX
+    from ..standing.annotations import trusted
+    from ..standing.folder import FOLDER, counts
 
-    wanted = [found for name in TRUSTED.get(runtime or "", ()) if isinstance(found := annotations.get(name), str)]
+    wanted = [*trusted(annotations, runtime).values()]
     if not wanted:
         return False
     try:
         names = posix.listdir(FOLDER)
     except OSError:
         return False
-    return any(
-        _may_hold(f"{FOLDER}/{name}", wanted) for name in names if name.endswith(SUFFIX) and not name.startswith(".")
-    )
+    return any(_may_hold(f"{FOLDER}/{name}", wanted) for name in filter(counts, names))
 
 
 def _may_hold(path: str, wanted: list[str]) -> bool:
     """Whether a file may have an entry that asks for one of these values; the real look says what is wrong with it."""
+    from ..standing.folder import MAX_SIZE
+
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
     except OSError:
         return True
     try:
-        text = posix.read(fd, _MAX_FILE + 1)
+        text = posix.read(fd, MAX_SIZE + 1)
     except OSError:
         return True
     finally:
         posix.close(fd)
-    if len(text) > _MAX_FILE or b"\\" in text:
+    if len(text) > MAX_SIZE or b"\\" in text:
         return True
     return b"container" in text and any("\n" in value or value.encode() in text for value in wanted)
 

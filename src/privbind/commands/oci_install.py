@@ -7,6 +7,7 @@ import posix
 
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import Policy
+from ..linux.files import write_all
 from ..placed import oci_files
 from .output import print_out
 
@@ -140,9 +141,7 @@ def _make_folders(folder: str) -> None:
 def _create(file: File) -> None:
     fd = posix.open(file.path, _NEW, 0o600)
     try:
-        left = memoryview(file.text.encode())
-        while left:
-            left = left[posix.write(fd, left) :]
+        write_all(fd, file.text.encode())
         posix.fchmod(fd, 0o755 if file.program else 0o644)
     except OSError:
         posix.unlink(file.path)

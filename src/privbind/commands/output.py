@@ -29,11 +29,6 @@ def _escaped(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def counted(count: int, noun: str) -> str:
-    """A number of things, in words."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def say(text: str, program: str) -> None:
     """Write one line to standard error, whatever was in a name."""
     # None: the descriptor was closed when Python started, and what has its number now is not ours to write to.
@@ -56,10 +51,10 @@ def missing_module(error: ImportError) -> str:
 
 def print_out(text: str, program: str) -> int:
     """Write a text to standard output; the exit status: 125 when it could not be written."""
-    data = text.encode()
+    from ..linux.files import write_all
+
     try:
-        while data:
-            data = data[posix.write(_STDOUT, data) :]
+        write_all(_STDOUT, text.encode())
     except OSError as error:
         say(f"cannot write to standard output: {strerror(error)}", program)
         return FAILED

@@ -8,8 +8,9 @@ from textwrap import wrap
 from time import gmtime, localtime, strftime
 
 from .. import __version__
+from ..errors import counted, with_remedy
 from ..linux.sockets import DEFAULT_PORT_START
-from .output import counted, printable
+from .output import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def doctor_text(report: Report, width: int | None) -> str:
         lines.append(f"{offer.name:<10} {answers[0]:<7} {answers[1]:<7} {answers[2]:<6}".rstrip())
         words = [f"only with {offer.condition}"] if offer.condition else []
         if offer.reason:
-            words.append(offer.reason + (f" ({offer.remedy})" if offer.remedy else ""))
+            words.append(with_remedy(offer.reason, offer.remedy))
         lines += _wrapped("  ", ": ".join(words), width)
     lines.append("")
     for name, value in (

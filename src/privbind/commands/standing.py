@@ -6,11 +6,12 @@ from __future__ import annotations
 import posix
 from shlex import join
 
-from ..errors import PrivbindError, UsageError
+from ..errors import PrivbindError, UsageError, counted, strerror
+from ..linux import child
 from ..standing import describe, editing, files, load, text
 from ..standing.names import System
 from ..standing.resolve import GID, UID, resolve
-from .output import counted, print_out, printable, say
+from .output import print_out, printable, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _PROGRAM = "privbindctl"
 _NO = 1
-_ASKED = "asked"
 
 
 def run(call: Call) -> int:
@@ -134,26 +134,15 @@ def ask_as(account: Account, policy: Policy) -> list[str]:
     from ..inspect.may_bind import refused
     from ..linux.sockets import port_start
 
-    reader, writer = posix.pipe()
-    child = posix.fork()
-    if child == 0:
-        try:
-            posix.close(reader)
-            if posix.geteuid() == 0:
-                become(account)
-            answer = "\n".join([_ASKED, *refused(policy, port_start())])
-        except Exception as error:  # noqa: BLE001  # whatever it is, this process ends here
-            answer = str(error)
-        posix.write(writer, answer.encode())
-        posix._exit(0)
-    posix.close(writer)
-    with open(reader, "rb") as file:
-        answer = file.read().decode()
-    posix.waitpid(child, 0)
-    first, *rules = answer.split("\n")
-    if first != _ASKED:
-        raise PrivbindError(f"cannot ask as {account}: {answer or 'the process that asked was killed'}")
-    return rules
+    def asked() -> str:
+        if posix.geteuid() == 0:
+            become(account)
+        return "\n".join(refused(policy, port_start()))
+
+    try:
+        return child.ask(asked).split()
+    except OSError as error:
+        raise PrivbindError(f"cannot ask as {account}: {strerror(error)}") from error
 
 
 def _import_authbind(call: Call) -> int:

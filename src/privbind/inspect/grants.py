@@ -11,7 +11,7 @@ from __future__ import annotations
 import posix
 from dataclasses import dataclass, replace
 
-from ..errors import PrivbindError, strerror
+from ..errors import PrivbindError, counted, strerror
 from ..grant import counters, record
 from ..grant.grant import Grant
 from ..grant.holder import COMMAND
@@ -158,7 +158,7 @@ def _on_cgroups(unseen: list[str], notes: list[str]) -> Iterator[LiveGrant]:
     except CgroupError as error:
         unseen.append(f"grants of bpf: {error}")
     if hidden:
-        unseen.append(f"rules and binds of {_counted(hidden, 'grant')} of bpf (CAP_SYS_ADMIN is missing; run as root)")
+        unseen.append(f"rules and binds of {counted(hidden, 'grant')} of bpf (CAP_SYS_ADMIN is missing; run as root)")
     if posix.geteuid() != 0:
         unseen.append("standing grants (run as root, or ask for a user: privbindctl test USER RULE)")
 
@@ -253,7 +253,7 @@ def _of_helpers(unseen: list[str]) -> Iterator[LiveGrant]:
                 yield grant
     if hidden:
         unseen.append(
-            f"what {_counted(hidden, 'helper')} of preload or seccomp granted (CAP_SYS_PTRACE is missing; run as root)"
+            f"what {counted(hidden, 'helper')} of preload or seccomp granted (CAP_SYS_PTRACE is missing; run as root)"
         )
 
 
@@ -355,7 +355,3 @@ def _statuses(wanted: Callable[[int], bool]) -> Iterator[tuple[int, dict[str, st
 
 def _why(error: Exception) -> str:
     return strerror(error) if isinstance(error, OSError) else str(error)
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

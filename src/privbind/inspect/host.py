@@ -14,7 +14,7 @@ from stat import S_ISGID, S_ISREG, S_ISUID
 
 from .. import mechanisms
 from ..account import Account, look_up, missing_capabilities
-from ..errors import PrivbindError, UnsupportedError, UsageError, strerror
+from ..errors import PrivbindError, UnsupportedError, UsageError, strerror, with_remedy
 from ..grant.grant import Grant
 from ..grant.policy import Policy
 from ..grant.site import Site
@@ -247,7 +247,7 @@ def _cgroups() -> Cgroups:
         layout = hierarchy.layout()
         own = cgroup.own()
     except cgroup.CgroupError as error:
-        return Cgroups(layout, None, False if layout else None, _sentence(error))
+        return Cgroups(layout, None, False if layout else None, with_remedy(error.reason, error.remedy))
     try:
         usable: bool | None = True
         own_cgroup.check_usable(own)
@@ -255,14 +255,10 @@ def _cgroups() -> Cgroups:
         # What only this user may not do says nothing of root.
         others = own_cgroup.is_read_only(own) or own.read("cgroup.type") not in ("", "domain")
         usable = False if others or posix.geteuid() == 0 else None
-        return Cgroups(layout, own.path, usable, _sentence(error))
+        return Cgroups(layout, own.path, usable, with_remedy(error.reason, error.remedy))
     finally:
         own.close()
     return Cgroups(layout, own.path, usable)
-
-
-def _sentence(error: cgroup.CgroupError) -> str:
-    return f"{error.reason} ({error.remedy})" if error.remedy else error.reason
 
 
 def _installed(folders: list[str]) -> tuple[Installed, ...]:

@@ -13,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-_NOT_MOUNTED = ("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 _MEMBERSHIP = "/proc/{}/cgroup"
 _MOUNTS = "/proc/self/mountinfo"
 _NAMESPACE = "/proc/self/ns/cgroup"
@@ -88,9 +87,7 @@ class Cgroup:
 def own() -> Cgroup:
     """The cgroup of this process. Raises CgroupError where it cannot be found or used."""
     path = path_of("self")
-    mounted = mounts("cgroup2")
-    if not mounted:
-        raise CgroupError(*_NOT_MOUNTED)
+    mounted = mounts_of_v2()
     identity = _own_identity()
     for device, root, point in mounted:
         relative = _below(root, path)
@@ -116,9 +113,7 @@ def open_path(path: str) -> Cgroup:
     """A cgroup by its directory in a cgroup2 mount, or by its path in the hierarchy. Raises CgroupError."""
     if "/.." in path or not path.startswith("/"):
         raise CgroupError("it is not named by a full path", "without '..'")
-    mounted = mounts("cgroup2")
-    if not mounted:
-        raise CgroupError(*_NOT_MOUNTED)
+    mounted = mounts_of_v2()
     by_directory = [(device, point, root.rstrip("/"), _below(point, path)) for device, root, point in mounted]
     by_path = [(device, point, root.rstrip("/"), _below(root, path)) for device, root, point in mounted]
     for device, point, root, relative in by_directory + by_path:
@@ -158,7 +153,7 @@ def path_of(pid: int | str) -> str:
         if line.startswith("0::"):  # hierarchy 0 is version 2's, on unified and on hybrid hosts
             return line[3:]
     # The kernel leaves it out until cgroup v2 is mounted for the first time, so on hosts that have version 1 alone.
-    raise CgroupError(*_NOT_MOUNTED)
+    raise _not_mounted()
 
 
 def mounts(kind: str) -> list[tuple[int, str, str]]:
@@ -179,6 +174,18 @@ def mounts(kind: str) -> list[tuple[int, str, str]]:
             major, _, minor = device.partition(":")
             found.append((posix.makedev(int(major), int(minor)), _unescaped(root), _unescaped(point)))
     return found
+
+
+def mounts_of_v2() -> list[tuple[int, str, str]]:
+    """The mounts of version 2, of which there is one at least. Raises CgroupError."""
+    found = mounts("cgroup2")
+    if not found:
+        raise _not_mounted()
+    return found
+
+
+def _not_mounted() -> CgroupError:
+    return CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 
 
 def _unescaped(text: str) -> str:

@@ -7,6 +7,7 @@ import posix
 from _stat import S_IMODE, S_ISREG
 
 from ..errors import PrivbindError, strerror
+from ..linux.files import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,17 +87,18 @@ def _change(folder: int, hook: str, rules: list[str]) -> None:
         raise PrivbindError("the bundle's configuration is no JSON object")
     if not with_hook(config, hook, rules):
         return
-    left = memoryview(dumps(config).encode())
     try:
         posix.unlink(_NEW, dir_fd=folder)  # of one that was killed
     except FileNotFoundError:
         pass
     fd = posix.open(_NEW, _WRITE, 0o600, dir_fd=folder)
     try:
-        while left:
-            left = left[posix.write(fd, left) :]
+        write_all(fd, dumps(config).encode())
         posix.fchown(fd, found.st_uid, found.st_gid)
         posix.fchmod(fd, S_IMODE(found.st_mode))
         posix.rename(_NEW, _CONFIG, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        posix.unlink(_NEW, dir_fd=folder)
+        raise
     finally:
         posix.close(fd)

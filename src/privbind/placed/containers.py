@@ -8,7 +8,7 @@ is one annotation, and it only narrows that.
 from __future__ import annotations
 
 from ..grant.policy import Policy, PolicyError
-from ..standing.annotations import TRUSTED
+from ..standing.annotations import ALLOW, trusted
 from ..values import value
 
 TYPE_CHECKING = False
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from ..grant.policy import Rule, Services
     from ..standing.entries import Entry
-
-ALLOW = "org.privbind.allow"
-"""The annotation that narrows."""
 
 MAX_ASKED = 4096
 """Characters of that annotation; a longer one is refused unread."""
@@ -32,11 +29,6 @@ class Decision:
     policy: Policy | None
     sources: tuple[str, ...]
     refused: tuple[str, ...]
-
-
-def trusted(annotations: Mapping[str, object], runtime: str | None) -> dict[str, str]:
-    """The annotations that count under this runtime."""
-    return {name: found for name in TRUSTED.get(runtime or "", ()) if isinstance(found := annotations.get(name), str)}
 
 
 def decide(

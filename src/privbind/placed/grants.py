@@ -23,7 +23,7 @@ def grant(place: Place, granted: Grant) -> bool:
 
     Sockets made in it before and afterwards are covered. The limit of binds is counted anew.
     """
-    features.check(granted)
+    features.check_privileges()
     target = place.cgroup
     site = place.site()
     held = placement.ours(target)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import posix
 from errno import ENOENT, ESRCH
 
-from ..errors import PrivbindError, strerror
+from ..errors import PrivbindError, counted, strerror, with_remedy
 from ..grant.site import Site
-from ..linux import cgroup, hierarchy, process, procfs, sockets
+from ..linux import cgroup, child, hierarchy, process, procfs, sockets
 from ..values import value
 
 TYPE_CHECKING = False
@@ -79,17 +79,13 @@ def alone_in(pid: int, pidfd: int) -> Place:
         others = [member for member in members(found) if member != pid]
         if others:
             raise PrivbindError(
-                f"process {pid} shares cgroup '{found.path}' with {_counted(len(others))}, {others[0]} among them"
-                f" (to mean all of them: --cgroup {found.path})"
+                f"process {pid} shares cgroup '{found.path}' with {counted(len(others), 'other')}, {others[0]} among"
+                f" them (to mean all of them: --cgroup {found.path})"
             )
     except BaseException:
         found.close()
         raise
     return Place(found, pid, pidfd)
-
-
-def _counted(others: int) -> str:
-    return "1 other" if others == 1 else f"{others} others"
 
 
 def of_self() -> Place:
@@ -172,8 +168,7 @@ def _open(path: str) -> Cgroup:
     try:
         return cgroup.open_path(path)
     except cgroup.CgroupError as error:
-        remedy = f" ({error.remedy})" if error.remedy else ""
-        raise PrivbindError(f"cgroup '{path}': {error.reason}{remedy}") from error
+        raise PrivbindError(f"cgroup '{path}': {with_remedy(error.reason, error.remedy)}") from error
 
 
 def _checked(place: Place) -> Place:
@@ -228,22 +223,15 @@ def _site_in(pid: int) -> Site:
     except OSError as error:
         reason = "it has ended" if error.errno == ENOENT else strerror(error)
         raise PrivbindError(f"cannot see the network namespace of process {pid}: {reason}") from error
-    reader, writer = posix.pipe()
-    child = posix.fork()
-    if child == 0:
-        try:
-            process.enter_network_namespace(namespace)
-            answer = f"{sockets.netns_cookie()} {sockets.port_start()}"
-        except OSError as error:
-            answer = strerror(error)
-        posix.write(writer, answer.encode())
-        posix._exit(0)
-    posix.close(namespace)
-    posix.close(writer)
-    with open(reader, "rb") as file:
-        answer = file.read().decode()
-    posix.waitpid(child, 0)
-    words = answer.split(" ")
-    if len(words) == 2 and all(word.isdigit() for word in words):
-        return Site(int(words[0]), int(words[1]))
-    raise PrivbindError(f"cannot enter the network namespace of process {pid}: {answer}")
+
+    def look() -> str:
+        process.enter_network_namespace(namespace)
+        return f"{sockets.netns_cookie()} {sockets.port_start()}"
+
+    try:
+        netns, port_start = map(int, child.ask(look).split())
+    except OSError as error:
+        raise PrivbindError(f"cannot enter the network namespace of process {pid}: {strerror(error)}") from error
+    finally:
+        posix.close(namespace)
+    return Site(netns, port_start)

@@ -7,6 +7,13 @@ Docker none can be trusted, so they are not here.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ALLOW = "org.privbind.allow"
+"""What a container's author may ask for: less than is granted, never more."""
+
 TRUSTED = {
     "containerd": (
         "io.kubernetes.cri.container-name",
@@ -24,3 +31,8 @@ TRUSTED = {
 
 KNOWN = tuple(sorted(name for names in TRUSTED.values() for name in names))
 """All of them: what a grant for containers may ask for."""
+
+
+def trusted(annotations: Mapping[str, object], runtime: str | None) -> dict[str, str]:
+    """The annotations of a container that count under this runtime."""
+    return {name: found for name in TRUSTED.get(runtime or "", ()) if isinstance(found := annotations.get(name), str)}

@@ -24,7 +24,7 @@ from .authbind_names import (
     port_of,
     uid_and_ports,
 )
-from .files import MAX_SIZE
+from .folder import MAX_SIZE
 from .render import comment, entry_lines
 
 TYPE_CHECKING = False

@@ -13,10 +13,12 @@ from _socket import getservbyname
 
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import MAX_U32, Policy, PolicyError, number
+from ..linux.files import write_all
 from ..values import replaced, value
 from .entries import GrantFileError, parse, root_refused, rule_reader
-from .files import FOLDER, ROOT, SUFFIX, Folder
+from .files import ROOT, Folder
 from .files import read as read_all
+from .folder import FOLDER, SUFFIX
 from .render import entry_lines
 from .resolve import GID, UID, Key, resolve
 
@@ -298,7 +300,7 @@ def _exchange(edit: Edit, folder: Folder) -> None:
         if edit.after is None:
             posix.unlink(name, dir_fd=folder.fd)
         else:
-            _write_all(fd, edit.after)
+            write_all(fd, edit.after)
             posix.fchmod(fd, 0o644)  # whatever the umask
             posix.fsync(fd)
             # Read back and judged as any other file, before it counts.
@@ -320,11 +322,6 @@ def _make_folders(folder: str) -> None:
         except FileExistsError:
             continue
         posix.chmod(path, 0o755)  # whatever the umask
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[posix.write(fd, data) :]
 
 
 def _changed(edit: Edit) -> PrivbindError:

@@ -13,8 +13,8 @@ from _stat import S_IMODE, S_ISREG
 from errno import ELOOP, ENOTDIR, ENXIO
 
 from ..errors import strerror
-from . import folder as _folder
 from .entries import GrantFileError, parse
+from .folder import FOLDER, MAX_SIZE, counts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .entries import Entry
-
-FOLDER = _folder.FOLDER
-SUFFIX = _folder.SUFFIX
-MAX_SIZE = 1 << 20
-"""Bytes; a larger file is refused."""
 
 ROOT = 0
 
@@ -115,7 +110,7 @@ class Folder:
             found = posix.listdir(self.fd)
         except OSError as error:
             raise GrantFileError(self.path, f"cannot be listed: {strerror(error)}") from error
-        return sorted(name for name in found if name.endswith(SUFFIX) and not name.startswith("."))
+        return sorted(filter(counts, found))
 
     def path_of(self, name: str) -> str:
         """The path of a file in the folder, for messages."""

@@ -14,7 +14,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from struct import Struct
 from time import monotonic, sleep, time
 
-from ..errors import PrivbindError, strerror
+from ..errors import PrivbindError, strerror, with_remedy
 from ..grant.grant import Grant
 from ..grant.policy import Policy
 from ..linux import bpf, capabilities, cgroup, sockets
@@ -56,7 +56,7 @@ class Target:
         try:
             found = _root() if directory is None else _other(directory)
         except cgroup.CgroupError as error:
-            raise PrivbindError(_sentence(error.reason, error.remedy)) from error
+            raise PrivbindError(with_remedy(error.reason, error.remedy)) from error
         try:
             return cls(found, 0 if directory is None else sockets.netns_cookie())
         except OSError as error:
@@ -343,10 +343,7 @@ class _Lock:
 
 def _root() -> Cgroup:
     """The root of cgroup v2. Raises CgroupError where it cannot be seen."""
-    mounted = cgroup.mounts("cgroup2")
-    if not mounted:
-        raise cgroup.CgroupError("cgroup v2 is not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
-    for device, _, point in mounted:
+    for device, _, point in cgroup.mounts_of_v2():
         found = cgroup.open_mounted(point, device, _ROOT)
         if found >= 0:
             return cgroup.Cgroup("/", found, 0, exact=True)
@@ -369,7 +366,6 @@ def _other(directory: str) -> Cgroup:
 
 def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
     """What the kernel's error means."""
-    where = f"cgroup '{target.cgroup.path}'"
     reason, remedy = strerror(error), ""
     denied = error.errno in (EPERM, EACCES)
     if denied and not capabilities.effective(capabilities.CAP_SYS_ADMIN):
@@ -381,41 +377,30 @@ def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
         reason, remedy = lacking.reason, lacking.remedy
     elif error.errno == E2BIG:
         reason, remedy = "64 programs are on it already", "bpftool cgroup show tells which"
+    elif denied and (where := _forbids(target)):
+        reason, remedy = f"a program {where} forbids any other", "attach that one with BPF_F_ALLOW_MULTI"
     elif denied:
         refusal = features.forbidden()
         reason, remedy = refusal.reason, refusal.remedy
-        if where_forbidden := _forbids(target):
-            reason, remedy = f"a program {where_forbidden} forbids any other", "attach that one with BPF_F_ALLOW_MULTI"
-        elif not capabilities.effective(capabilities.CAP_NET_ADMIN):
-            # Linux 6.1 takes nothing else from who asks which programs are on a cgroup.
-            reason, remedy = "CAP_NET_ADMIN is missing", "run as root"
     elif error.errno == ENOENT:
         reason = "it has been removed"
-    return PrivbindError(_sentence(f"cannot {what} {where}: {reason}", remedy))
+    return PrivbindError(with_remedy(f"cannot {what} cgroup '{target.cgroup.path}': {reason}", remedy))
 
 
 def _forbids(target: Target) -> str:
     """Where a program is that was attached so that no other can be: "on it", "above it", or "" for nowhere."""
-    fd = posix.dup(target.cgroup.fd)
-    where, allowing = "on it", bpf.ALLOW_MULTI
+    above = cgroup.ancestors(target.cgroup.fd)
+    over = bpf.ALLOW_MULTI | bpf.ALLOW_OVERRIDE
+    places = [("on it", bpf.ALLOW_MULTI, target.cgroup.fd), *(("above it", over, fd) for fd in above)]
     try:
-        while True:
+        for where, allowing, fd in places:
             for hook in program.NAMES:
                 flags, programs = bpf.query(fd, hook)
                 if programs and not flags & allowing:
                     return where
-            above = posix.open("..", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC, dir_fd=fd)
-            device = posix.fstat(fd).st_dev
-            posix.close(fd)
-            fd = above
-            if posix.fstat(fd).st_dev != device:
-                return ""  # that was the root
-            where, allowing = "above it", bpf.ALLOW_MULTI | bpf.ALLOW_OVERRIDE
     except OSError:
-        return ""
+        pass  # the first error is told
     finally:
-        posix.close(fd)
-
-
-def _sentence(reason: str, remedy: str) -> str:
-    return f"{reason} ({remedy})" if remedy else reason
+        for fd in above:
+            posix.close(fd)
+    return ""

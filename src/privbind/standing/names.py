@@ -10,7 +10,11 @@ from ..errors import PrivbindError, strerror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from collections.abc import Callable
+    from typing import Protocol, TypeVar
+
+    _Key = TypeVar("_Key")
+    _Value = TypeVar("_Value")
 
     Members = tuple[tuple[str, int | None], ...]
     """Login names with their uids; None where nobody knows the name."""
@@ -57,39 +61,19 @@ class System:
 
     def user(self, name: str) -> int | None:
         """As in `Names`."""
-        if name not in self._uids:
-            try:
-                self._uids[name] = pwd.getpwnam(name).pw_uid
-            except (KeyError, ValueError):  # ValueError: a NUL in the name
-                self._uids[name] = None
-        return self._uids[name]
+        return _remembered(self._uids, name, lambda: pwd.getpwnam(name).pw_uid)
 
     def user_name(self, uid: int) -> str | None:
         """As in `Names`."""
-        if uid not in self._user_names:
-            try:
-                self._user_names[uid] = pwd.getpwuid(uid).pw_name
-            except KeyError:
-                self._user_names[uid] = None
-        return self._user_names[uid]
+        return _remembered(self._user_names, uid, lambda: pwd.getpwuid(uid).pw_name)
 
     def group(self, name: str) -> int | None:
         """As in `Names`."""
-        if name not in self._gids:
-            try:
-                self._gids[name] = grp.getgrnam(name).gr_gid
-            except (KeyError, ValueError):
-                self._gids[name] = None
-        return self._gids[name]
+        return _remembered(self._gids, name, lambda: grp.getgrnam(name).gr_gid)
 
     def group_name(self, gid: int) -> str | None:
         """As in `Names`."""
-        if gid not in self._group_names:
-            try:
-                self._group_names[gid] = grp.getgrgid(gid).gr_name
-            except KeyError:
-                self._group_names[gid] = None
-        return self._group_names[gid]
+        return _remembered(self._group_names, gid, lambda: grp.getgrgid(gid).gr_name)
 
     def members(self, gid: int) -> Members:
         """As in `Names`. Primary groups are known of the users only that the host lists (getpwent(3))."""
@@ -118,6 +102,16 @@ class System:
         if self._subids is None:
             self._subids = _read_subuid(self._subuid_file)
         return [found for login in dict.fromkeys((name, str(uid))) if login for found in self._subids.get(login, ())]
+
+
+def _remembered(known: dict[_Key, _Value | None], key: _Key, ask: Callable[[], _Value]) -> _Value | None:
+    """What is known, or what is found now; None where nobody knows it."""
+    if key not in known:
+        try:
+            known[key] = ask()
+        except (KeyError, ValueError):  # ValueError: a NUL in the name
+            known[key] = None
+    return known[key]
 
 
 def _is_number(text: str) -> bool:

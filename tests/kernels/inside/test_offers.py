@@ -56,6 +56,7 @@ def test_auto(host: Host, what: str, record_property: Callable[[str, object], No
     """Auto takes what is stated, and the bind works; or it refuses, and nothing was started."""
     wanted = stated().auto[list(WANTED).index(what)]
     code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 80)); print('bound')"
+    assert "Permission denied" in host.plain(python(code)).err
     found = host.granted(python(code), "-v", *WANTED[what])
     taken = re.search(r"^privbind: mechanism: (\w+)", found.err, re.MULTILINE)
     record_property(f"auto:{what}", taken[1] if found.status == 0 and taken else "refused")

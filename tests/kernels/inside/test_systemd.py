@@ -11,6 +11,7 @@ import pytest
 from ...harness.guests.here import ALICE, BOB, GRANTS, binds, ctl, grant
 from ...harness.host import TIMEOUT_S, Host, python, wait_for
 
+NOBODY = 65534
 AT_BOOT = GRANTS / "boot.toml"
 SERVICE = "privbind.service"
 
@@ -108,8 +109,8 @@ def test_systemds_own_restart_keeps_them() -> None:
         assert binds(ALICE, 81, 444) == ["ok", "EACCES"]
 
 
-def test_isolating_another_target_and_back() -> None:
-    """The grants go and come with the service."""
+def test_a_server_ends_and_starts_again() -> None:
+    """Its grant is the user's: it is there in between, and afterwards."""
     assert ctl("check").returncode == 0
     assert systemctl("stop", "privbind-guest-server.service").returncode == 0
     assert binds(ALICE, 80) == ["ok"]
@@ -124,6 +125,9 @@ def test_launch_in_a_service(mechanism: str, host: Host) -> None:
     bind = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 443))"
     code = f"{bind}; print('bound', open('/proc/self/cgroup').read())"
     run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit=launch-{mechanism}"]
+    refused = host.run([*run, f"--uid={NOBODY}", *python(bind)])
+    assert refused.status != 0
+    assert "Permission denied" in refused.err, refused
     found = host.run([*run, *host.command(python(code), f"--via={mechanism}", *rules)]).ok()
     assert "bound" in found.out
     assert f"/launch-{mechanism}.service" in found.out

@@ -123,6 +123,9 @@ def forbidden() -> UnsupportedError:
         check_privileges()
     except UnsupportedError as error:
         return error
+    if not capabilities.effective(capabilities.CAP_NET_ADMIN):
+        # To ask which programs are on a cgroup, kernels up to 6.1 at least take it alone, where others take SYS_ADMIN.
+        return UnsupportedError(NAME, "CAP_NET_ADMIN is missing", "run as root, or add the capability")
     return UnsupportedError(
         NAME, "bpf(2) is not permitted", "look for a seccomp filter, a security module or kernel lockdown"
     )

@@ -97,15 +97,28 @@ def replace(target: Cgroup, loaded: Loaded) -> None:
     """Put programs on a cgroup in the place of ours there; each bind hook changes from one to the other in one step.
 
     The programs that count are there before what they count, and those from before go last: so a limit holds at every
-    moment, the old grant's or the new one's. Raises PrivbindError; the hooks that were changed before that stay so.
+    moment, the old grant's or the new one's. Raises PrivbindError; then those from before are there as they were.
     """
     before = ours(target)
-    for hook, fd in _counting_first(loaded):
-        old = before.get(hook, [])
-        if old and hook in _BIND_HOOKS:
-            _replace(target, fd, hook, old.pop(0))
-        else:
-            _attach(target, fd, hook)
+    held: dict[int, int] = {}
+    done: list[int] = []
+    try:
+        for hook in _BIND_HOOKS:
+            if before.get(hook):
+                held[hook] = _open(target, before[hook].pop(0))
+        for hook, fd in _counting_first(loaded):
+            if hook in held:
+                _replace(target, fd, hook, held[hook])
+            else:
+                _attach(target, fd, hook)
+            done.append(hook)
+    except BaseException:
+        for hook in reversed(done):
+            _put_back(target, hook, loaded.programs[hook], held.get(hook))
+        raise
+    finally:
+        for fd in held.values():
+            posix.close(fd)
     for hook, programs in before.items():
         for program in programs:
             _detach(target, hook, program)
@@ -177,15 +190,29 @@ def _check_above_runs(target: Cgroup, hook: int) -> None:
         raise _silenced("a cgroup above that cannot be seen from here")
 
 
-def _replace(target: Cgroup, fd: int, hook: int, program: int) -> None:
+def _open(target: Cgroup, program: int) -> int:
     try:
-        old = bpf.open_program(program)
-        try:
-            bpf.replace(target.fd, fd, hook, old)
-        finally:
-            posix.close(old)
+        return bpf.open_program(program)
     except OSError as error:
         raise _failed("replace the program on", target, error) from error
+
+
+def _replace(target: Cgroup, fd: int, hook: int, old: int) -> None:
+    try:
+        bpf.replace(target.fd, fd, hook, old)
+    except OSError as error:
+        raise _failed("replace the program on", target, error) from error
+
+
+def _put_back(target: Cgroup, hook: int, fd: int, old: int | None) -> None:
+    """Have what was there before in the place of a program that was put on a cgroup just now."""
+    try:
+        if old is None:
+            bpf.detach(target.fd, fd, hook)
+        else:
+            bpf.replace(target.fd, old, hook, fd)
+    except OSError:
+        pass  # the first error is told
 
 
 def _detach(target: Cgroup, hook: int, program: int) -> None:
