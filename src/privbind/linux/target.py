@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import posix
 from _socket import AF_INET, AF_INET6, SOL_SOCKET, socket
+from _struct import Struct
 from errno import EFAULT, EMFILE
-from struct import Struct
 
 from .call import address_of, prepare, syscall
 from .sockets import SO_LINGER, SO_NETNS_COOKIE, SO_REUSEPORT, close_now, option_u64

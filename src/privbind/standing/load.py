@@ -9,9 +9,9 @@ slot, which is one write: whatever ends it before or after, what is in force is 
 from __future__ import annotations
 
 import posix
+from _struct import Struct
 from errno import E2BIG, EACCES, ENOENT, EPERM
 from fcntl import LOCK_EX, LOCK_NB, flock
-from struct import Struct
 from time import monotonic, sleep, time
 
 from ..errors import PrivbindError, strerror, with_remedy

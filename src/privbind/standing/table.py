@@ -16,7 +16,7 @@ networks for IPv4 and for IPv6 addresses (0: none); and a counter. Equal sets an
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 from ..errors import PrivbindError
 from ..grant.policy import MAX_PORT, PROTOCOLS
