@@ -35,7 +35,6 @@ START = 1024
 EDGES = [0, 1, 2, 16, 24, 28, 127, 128, 129, 2**31, 2**32 - 1, 2**63]
 U64 = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from(EDGES))
 
-U32 = U64.map(lambda number: number % 2**32)
 CALLS = st.sampled_from([(call.arch, call.number) for call in calls()])
 SOCKETCALLS = {(call.arch, call.number) for call in calls() if call.socketcall}
 

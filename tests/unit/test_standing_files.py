@@ -15,7 +15,6 @@ from privbind.standing.files import read, read_files
 from privbind.standing.folder import MAX_SIZE
 
 ME = os.geteuid()
-MY_NAME = "root" if ME == 0 else f"uid {ME}"
 GRANT = '[[grant]]\nuser = "alice"\nallow = "tcp:80"\n'
 
 

@@ -11,7 +11,7 @@ from ..host import TIMEOUT_S
 from .stated import STATED, Stated
 
 GUEST = os.environ.get("PRIVBIND_GUEST", "6.1-amd64")
-SERIES, ARCH = GUEST.rsplit("-", 1)
+SERIES = GUEST.rpartition("-")[0]
 ALICE, BOB = 1500, 1501
 """Users of the guest: see tests/kernels/inside/passwd."""
 GRANTS = Path("/etc/privbind/grants.d")
