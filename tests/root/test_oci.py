@@ -180,7 +180,13 @@ class TestInstall:
         assert len(refused.err.splitlines()) == 1
         assert self.files(node) == kept
         node.run(["rm", paths[1]]).ok()
-        written = node.ctl("oci-install", runtime, *rules, "--write").ok().out
+        node.run(["rmdir", "--ignore-fail-on-non-empty", os.path.dirname(paths[1])]).ok()
+        # Whatever the umask: runtimes of other users read these.
+        ctl = [node.hook.parent / "privbindctl", "oci-install", runtime, *rules, "--write"]
+        written = node.run(["sh", "-c", 'umask 077; exec "$@"', "sh", *ctl]).ok().out
+        for path in paths:
+            modes = node.run(["stat", "--format=%a", path, os.path.dirname(path)]).ok().lines
+            assert modes == ["755" if "/libexec/" in path else "644", "755"]
         assert written.splitlines() == [f"written: {path}" for path in paths]
         after = self.files(node)
         again = node.ctl("oci-install", runtime, *rules, "--write").ok().out

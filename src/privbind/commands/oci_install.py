@@ -7,7 +7,7 @@ import posix
 
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import Policy
-from ..linux.files import write_all
+from ..linux.files import make_folders, write_all
 from ..placed import oci_files
 from .output import print_out
 
@@ -106,7 +106,7 @@ def _write(files: tuple[File, ...]) -> list[str]:
     done: list[str] = []
     try:
         for file in missing:
-            _make_folders(file.path.rpartition("/")[0])
+            make_folders(file.path.rpartition("/")[0])
             _create(file)
             done.append(file.path)
     except OSError as error:
@@ -130,12 +130,6 @@ def _read(path: str) -> bytes | None:
         raise PrivbindError(f"{path}: {strerror(error)}") from error
     finally:
         posix.close(fd)
-
-
-def _make_folders(folder: str) -> None:
-    if folder and not posix.access(folder, posix.F_OK):
-        _make_folders(folder.rpartition("/")[0])
-        posix.mkdir(folder, 0o755)
 
 
 def _create(file: File) -> None:

@@ -13,7 +13,7 @@ from _socket import getservbyname
 
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import MAX_U32, Policy, PolicyError, number
-from ..linux.files import write_all
+from ..linux.files import make_folders, write_all
 from ..values import replaced, value
 from .entries import GrantFileError, parse, root_refused, rule_reader
 from .files import ROOT, Folder
@@ -267,7 +267,7 @@ def write(edit: Edit, owner: int = ROOT) -> None:
         return
     try:
         if edit.after is not None:
-            _make_folders(edit.folder)
+            make_folders(edit.folder)
         folder = Folder.open(edit.folder, owner)
         if folder is None:
             raise _changed(edit)
@@ -312,16 +312,6 @@ def _exchange(edit: Edit, folder: Folder) -> None:
         if temporary:
             posix.unlink(temporary, dir_fd=folder.fd)
     posix.fsync(folder.fd)
-
-
-def _make_folders(folder: str) -> None:
-    """Make the folder, and the one that it is in, where they are missing. Raises OSError."""
-    for path in (folder.rpartition("/")[0], folder):
-        try:
-            posix.mkdir(path, 0o755)
-        except FileExistsError:
-            continue
-        posix.chmod(path, 0o755)  # whatever the umask
 
 
 def _changed(edit: Edit) -> PrivbindError:

@@ -88,8 +88,8 @@ def attach(target: Cgroup, loaded: Loaded) -> None:
             done.append(hook)
             _check_above_runs(target, hook)
     except BaseException:
-        for hook in done:
-            bpf.detach(target.fd, loaded.programs[hook], hook)
+        for hook in reversed(done):
+            _put_back(target, hook, loaded.programs[hook], None)
         raise
 
 
