@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from .harness import leftovers, measure, seccomp_kills, skips
-from .harness.install import ROOT, install, world_readable_folder
+from .harness.host import Host
+from .harness.install import PROGRAMS, ROOT, install, world_readable_folder
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,3 +70,24 @@ def installed(request: pytest.FixtureRequest) -> Iterator[Path]:
         measure.instrument(command, folder / "marks")
         yield command
         measure.keep(folder / "marks")
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Path]:
+    """The compiled test programs, in a folder that every user may enter; PRIVBIND_TEST_PROGRAMS names such a one."""
+    if given := os.environ.get("PRIVBIND_TEST_PROGRAMS"):
+        yield Path(given)
+        return
+    with world_readable_folder(writable=False) as folder:
+        make = ["make", "--silent", f"--jobs={os.cpu_count()}", "-C", str(PROGRAMS), "all", "static", f"OUT={folder}"]
+        if shutil.which("musl-gcc"):
+            make.append("musl")
+        subprocess.run(make, check=True)
+        yield folder
+
+
+@pytest.fixture
+def host(installed: Path) -> Iterator[Host]:
+    """A network namespace of the test's own, with the installed privbind. Needs root."""
+    with contextlib.closing(Host(installed)) as host:
+        yield host

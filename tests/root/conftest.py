@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from privbind.linux import cgroup
 from privbind.mechanisms.bpf import own_cgroup
 
 from ..harness.containers import RAN
-from ..harness.host import Host, wait_for
-from ..harness.install import PROGRAMS, PYTHON, ROOT, copy_for_all, world_readable_folder
+from ..harness.host import wait_for
+from ..harness.install import PYTHON, ROOT, copy_for_all, world_readable_folder
 from ..harness.launches import Tree, leftover
 from ..harness.machine import MACHINE, Granted
 from ..harness.matrix import MATRIX
@@ -32,38 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     skip_without_root(items, Path(__file__).parent, "to make network namespaces")
 
 
-@pytest.fixture(scope="session")
-def programs() -> Iterator[Path]:
-    """The compiled test programs, in a folder that every user may enter; PRIVBIND_TEST_PROGRAMS names such a one."""
-    if given := os.environ.get("PRIVBIND_TEST_PROGRAMS"):
-        yield Path(given)
-        return
-    with world_readable_folder(writable=False) as folder:
-        make = ["make", "--silent", f"--jobs={os.cpu_count()}", "-C", str(PROGRAMS), "all", "static", f"OUT={folder}"]
-        if shutil.which("musl-gcc"):
-            make.append("musl")
-        subprocess.run(make, check=True)
-        yield folder
-
-
-@pytest.fixture
-def host(installed: Path) -> Iterator[Host]:
-    """A network namespace of the test's own, with the installed privbind."""
-    host = Host(installed)
-    try:
-        yield host
-    finally:
-        host.close()
-
-
 @pytest.fixture
 def standing(installed: Path) -> Iterator[StandingHost]:
-    """The same with users, files of grants and a cgroup of the test's own."""
-    host = StandingHost(installed)
-    try:
+    """A `host` with users, files of grants and a cgroup of the test's own."""
+    with contextlib.closing(StandingHost(installed)) as host:
         yield host
-    finally:
-        host.close()
 
 
 @pytest.fixture
