@@ -1,6 +1,7 @@
 # What is built and run here. `make help` lists the targets.
 #   PYTHON=…       the interpreter to work with (3.11 or newer); Debian's own first, since every user can run it
 #   PRIVBIND_WHEEL=…  tests use this wheel instead of building one
+#   SUITE=…        which Debian `make deb` builds for: bookworm (unless given) or trixie
 #   KERNELS=…      which kernels `make test-kernels` starts: "6.1", "6.1-arm64", "5.10,newest"; all unless given
 #   PYTEST=…       more arguments for pytest, for instance PYTEST='-k http -x'
 
@@ -12,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src preload launcher man packaging -name build -prune -o -name __pycache__ -prune -o -type f -print)
 SHELL_FILES := .ci/run tools/setup tools/demo launcher/privbind.sh.in packaging/openrc/privbind \
+	$(wildcard packaging/debian/privbind.p*) packaging/debian/tests/server \
 	$(shell find launcher preload completions packaging tools tests \
 	-name build -prune -o \( -name '*.sh' -o -name '*.bash' \) -print)
 C_FILES := $(shell find preload launcher tests/programs -name build -prune -o -name '*.[ch]' -print)
@@ -117,6 +119,14 @@ dist/.made: $(BIN)/.build $(SOURCES) hatch_build.py pyproject.toml README.md LIC
 	PRIVBIND_REQUIRE_COMPILER=1 $(BIN)/python -m hatchling build --target wheel --directory build/wheel
 	@find dist -name '*.whl' ! -name "$$(ls build/wheel)" -delete && mv build/wheel/*.whl dist/
 	@touch $@
+
+.PHONY: deb
+deb: deb-set-up $(BIN)/.build ## the Debian package, built in a clean Debian (as root; SUITE=trixie for that one)
+	@PYTHONPATH=tools $(BIN)/python -m deb.build $(or $(SUITE),bookworm)
+
+.PHONY: deb-set-up
+deb-set-up:
+	@tools/setup deb
 
 # What each part needs, in one virtual environment: the groups of pyproject.toml, in the versions that tools/locked has.
 LOCKED := tools/locked

@@ -50,7 +50,7 @@ PARTS = {
     "standing": Part(6, _STANDING),
     "containers": Part(5, _CONTAINERS),
     "kernels": Part(6, ("kernels",), ("-o", "faulthandler_timeout=0")),  # one test is a whole run in a guest
-    "packaging": Part(5, ("packaging",)),
+    "packaging": Part(5, ("packaging",), ("-o", "faulthandler_timeout=0")),  # one may wait for a whole build
 }
 LONG_MINUTES = 240
 """What each has instead where PRIVBIND_TEST_LONG is set."""

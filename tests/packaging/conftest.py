@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from ..harness.budget import LONG
 from ..harness.install import PYTHON, ROOT, Install, bare_venv, copy_for_all, run, world_readable_folder
 from ..harness.needs import skip_without_root
 
 SHELLS = ("bash", "busybox")
+
+# In the long form only: PRIVBIND_TEST_LONG=1.
+collect_ignore = [] if LONG else ["test_debian_long.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

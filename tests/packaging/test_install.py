@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 BIND = "import os, socket; socket.create_server(('127.0.0.1', 80)); print(os.getresuid())"
 
 DATA = {
-    *("share/man/man1/privbind.1", "share/man/man1/privbindctl.1", "share/man/man5/privbind-grants.5"),
+    *("share/man/man1/privbind.1", "share/man/man1/privbindctl.1", "share/man/man1/privbind-oci-hook.1"),
+    "share/man/man5/privbind-grants.5",
     *("share/bash-completion/completions/privbind", "share/bash-completion/completions/privbindctl"),
     "share/zsh/site-functions/_privbind",
     *("share/privbind/grants.d/README", "share/privbind/grants.d/example.toml", "share/privbind/openrc/privbind"),

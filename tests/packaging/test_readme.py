@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,41 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..harness.install import ROOT, copy_for_all
+from ..harness.readme import DRIVER, EXAMPLE_SAYS, block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-DRIVER = """
-import os, shlex, subprocess, sys, time, urllib.request
-example = shlex.split(sys.argv[1])
-command = example[example.index("--") + 1:]
-as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-control = subprocess.run([*as_nobody, *command], capture_output=True, text=True, timeout=60)
-assert "Permission denied" in control.stderr, control
-server = subprocess.Popen(example, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-try:
-    status, end = 0, time.monotonic() + 60
-    while not status and time.monotonic() < end:
-        assert server.poll() is None, server.returncode
-        try:
-            status = urllib.request.urlopen("http://127.0.0.1/", timeout=30).status
-        except urllib.error.URLError:
-            time.sleep(0.01)
-    facts = dict(line.split(":\\t", 1) for line in open(f"/proc/{server.pid}/status") if ":\\t" in line)
-    print(status, *facts["Uid"].split(), int(facts["CapPrm"], 16), int(facts["CapEff"], 16))
-    listed = subprocess.run(["privbindctl", "ls"], capture_output=True, text=True, timeout=60)
-    print("listed", "tcp:80" in listed.stdout and str(server.pid) in listed.stdout)
-    print("doctor", subprocess.run(["privbindctl", "doctor"], stdout=subprocess.DEVNULL, timeout=60).returncode)
-finally:
-    server.kill()
-    server.wait()
-other = [word.replace("80", "81") for word in command]
-refused = subprocess.run([*example[:example.index("--") + 1], *other], capture_output=True, text=True, timeout=60)
-print("81", "Permission denied" in refused.stderr)
-"""
-"""Runs the README's example, a server on port 80, and prints what it is; without privbind it must fail."""
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +38,6 @@ def new_user(clone: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     environment |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))}
     environment |= {"PATH": PATH, "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
     return subprocess.run(argv, cwd=clone, env=environment, capture_output=True, text=True, timeout=600, check=False)
-
-
-def blocks(clone: Path) -> list[str]:
-    """The README's code blocks."""
-    text = (clone / "README.md").read_text()
-    found = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
-    return [re.sub("^    ", "", lines, flags=re.MULTILINE) for lines in found]
-
-
-def block(clone: Path, start: str) -> str:
-    """The one that starts so."""
-    (found,) = [text for text in blocks(clone) if text.startswith(start)]
-    return found
 
 
 def test_make_demo(clone: Path) -> None:
@@ -111,7 +68,7 @@ def test_install_and_first_example(clone: Path) -> None:
     done = new_user(clone, "unshare", "--mount", "sh", "-ec", script, "sh", DRIVER, example)
     assert done.returncode == 0, done.stdout + done.stderr
     found = done.stdout.splitlines()[-4:]
-    assert found == ["200 65534 65534 65534 65534 0 0", "listed True", "doctor 0", "81 True"], done.stdout + done.stderr
+    assert found == EXAMPLE_SAYS, done.stdout + done.stderr
 
 
 def test_the_man_page_of_the_clone(clone: Path) -> None:

@@ -88,11 +88,15 @@ class Archive:
             raise FailedError(f"there is no package {package} for {self.arch}")
         return found[1]
 
+    def download(self, packages: list[str], folder: Path) -> None:
+        """Fetch these packages into a folder."""
+        self._apt("apt-get", "download", *packages, cwd=folder)
+
     def unpack(self, packages: list[str], folder: Path) -> None:
         """Fetch these packages, and unpack their files into a folder."""
         debs = self._folder / "debs"
         debs.mkdir(exist_ok=True)
-        self._apt("apt-get", "download", *packages, cwd=debs)
+        self.download(packages, debs)
         for deb in debs.glob("*.deb"):
             run("dpkg", "-x", deb, folder)
             deb.unlink()
