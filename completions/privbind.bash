@@ -2,7 +2,7 @@
 # Completion of privbind(1) for bash; what follows the command's name is left to bash-completion where that is loaded.
 
 _privbind_options='-u --user -g --group -G --no-groups -a --allow -n --binds -r --reuse-port -l --library --via
-    --no-new-privs --set-home -v --verbose --dry-run -h --help --version'
+    --no-new-privs --set-home -v --verbose -q --quiet --dry-run --json -h --help --version'
 
 _privbind()
 {

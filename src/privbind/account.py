@@ -38,6 +38,11 @@ class Account:
         self.home = home
         self.shell = shell
 
+    @property
+    def who(self) -> str:
+        """The shortest name for it."""
+        return self.name or f"uid {self.uid}"
+
     def __str__(self) -> str:
         groups = ",".join(map(str, self.groups)) or "none"
         return f"{self.name or 'uid'} uid={self.uid} gid={self.gid} groups={groups}"
@@ -58,7 +63,7 @@ def look_up(user: str, group: str | None = None, supplementary: bool = True) -> 
     elif entry:
         gid = entry.pw_gid
     else:
-        raise UsageError(f"-u: uid {uid} has no passwd entry to take a group from (name one with -g)")
+        raise UsageError(f"-u: uid {uid} has no passwd entry to take a group from (-u {uid}:GROUP names one)")
     if not entry:
         return Account(uid, gid, ())
     groups = tuple(posix.getgrouplist(entry.pw_name, gid)) if supplementary else ()
@@ -117,6 +122,14 @@ def missing_capabilities(needed: tuple[int, ...]) -> list[str]:
     """The names of those that this process cannot use."""
     effective = capabilities.get()[1]
     return [capabilities.NAMES[wanted] for wanted in needed if not effective >> wanted & 1]
+
+
+def how_to_get(missing: list[str]) -> str:
+    """What to do about capabilities that this process lacks: uid 0 lacks some in a container or a bounded service."""
+    if posix.geteuid():
+        return "run as root, or add what is missing"
+    options = " ".join(f"--cap-add={name.removeprefix('CAP_')}" for name in missing)
+    return f"docker or podman run {options}; Kubernetes: capabilities.add; systemd: CapabilityBoundingSet="
 
 
 class FileAccess:

@@ -11,13 +11,25 @@ from errno import EMFILE
 
 
 class PrivbindError(Exception):
-    """privbind could not do what it was asked; nothing of the request is left behind."""
+    """privbind could not do what it was asked; nothing of the request is left behind.
+
+    ``reason`` is what failed and why; ``remedy`` what would change it (may be empty).
+    """
 
     status = 125
 
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        """Keep the two apart, so that a caller who knows better can say what to do."""
+        super().__init__(reason, remedy)
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return with_remedy(self.reason, self.remedy)
+
     @property
     def lines(self) -> list[str]:
-        """What to tell the user: one line, but where several things have one each."""
+        """What to tell the user: one line, but where there is more than one thing to do."""
         return [str(self)]
 
 
@@ -25,18 +37,34 @@ class UsageError(PrivbindError):
     """The request itself is wrong: an option, an account, a path. Nothing was started."""
 
 
+class NotGrantedError(UsageError):
+    """A user may not bind what he asked for; ``file`` is what the administrator can write into a file of grants."""
+
+    def __init__(self, reason: str, remedy: str, file: str) -> None:
+        """Keep them."""
+        super().__init__(reason, remedy)
+        self.file = file
+
+    @property
+    def lines(self) -> list[str]:
+        """What is refused and what to type; what to write, for those who keep their configuration in files."""
+        return [str(self)] + [f"  or in /etc/privbind/grants.d/NAME.toml: {self.file}"] * bool(self.file)
+
+
 class UnsupportedError(PrivbindError):
     """A mechanism that this host does not offer, or that cannot honour this request exactly.
 
-    ``mechanism`` is its name, ``reason`` why, ``remedy`` what would change it (may be empty).
+    ``mechanism`` is its name; ``missing`` are the capabilities that are all it lacks, by name.
     """
 
-    def __init__(self, mechanism: str, reason: str, remedy: str = "") -> None:
-        """Keep the three apart, so that a caller can list the reasons of several mechanisms."""
-        super().__init__(f"{mechanism}: {with_remedy(reason, remedy)}")
+    def __init__(self, mechanism: str, reason: str, remedy: str = "", missing: tuple[str, ...] = ()) -> None:
+        """Keep all apart, so that a caller can tell of several mechanisms."""
+        super().__init__(reason, remedy)
         self.mechanism = mechanism
-        self.reason = reason
-        self.remedy = remedy
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return f"{self.mechanism}: {super().__str__()}"
 
 
 class NoMechanismError(PrivbindError):
@@ -44,13 +72,25 @@ class NoMechanismError(PrivbindError):
 
     def __init__(self, refusals: list[UnsupportedError]) -> None:
         """Keep them."""
-        super().__init__("no mechanism fits: " + "; ".join(map(str, refusals)))
+        super().__init__("no mechanism fits this request on this host", "-v tells why, mechanism by mechanism")
         self.refusals = refusals
 
     @property
     def lines(self) -> list[str]:
-        """The heading, and a line for each mechanism."""
-        return ["no mechanism fits this request on this host:", *(f"  {refusal}" for refusal in self.refusals)]
+        """That none fits, and in one line what would make each fit, the shortest first."""
+        remedies = sorted((_short_remedy(refusal) for refusal in self.refusals), key=len)
+        return [str(self), f"  {'; '.join(remedies)}"]
+
+    @property
+    def story(self) -> list[str]:
+        """The whole reason of each mechanism, a line each."""
+        return [f"  {refusal}" for refusal in self.refusals]
+
+
+def _short_remedy(refusal: UnsupportedError) -> str:
+    lacking = refusal.missing
+    what = f"add {' and '.join(lacking)}" if lacking else refusal.remedy or refusal.reason
+    return f"{refusal.mechanism}: {what}"
 
 
 class NotExecutableError(PrivbindError):

@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .grant.policy import Rule
     from .mechanisms import Mechanism
     from .request import Command, Request
 
@@ -97,14 +98,24 @@ def warnings(request: Request, choice: Choice) -> list[str]:
         found.append("ambient is all that fits: the command holds CAP_NET_BIND_SERVICE itself (-v tells why)")
     start = request.site.port_start
     rules = request.grant.policy.rules or ()
-    open_rules = [str(rule) for rule in rules if rule.ports.high >= start and str(rule.ports) != "any"]
-    if open_rules:
+    open_rules = [rule for rule in rules if rule.ports.high >= start and str(rule.ports) != "any"]
+    if start <= 1:
         found.append(
-            f"ports from {start} on are not reserved here: {','.join(open_rules)} does not keep others from them"
+            f"no port is reserved here (net.ipv4.ip_unprivileged_port_start is {start}):"
+            " every program may bind every port, and needs no grant"
         )
-    elif not _asks_for_reserved(request):
-        found.append(f"no port is reserved here (ip_unprivileged_port_start is {start}): every program may bind all")
+    elif open_rules:
+        need = _need_no_grant(open_rules, start)
+        found.append(f"{need}: ports from {start} on are not reserved here, every program may bind them")
     return found
+
+
+def _need_no_grant(rules: list[Rule], start: int) -> str:
+    """That rules name ports that everybody has, in words; some of their ports may be reserved."""
+    named = ",".join(map(str, rules))
+    if any(rule.ports.low < start for rule in rules):
+        return f"not every port of {named} needs a grant"
+    return f"{named} {'needs' if len(rules) == 1 else 'need'} no grant"
 
 
 def start(request: Request, choice: Choice, ignored_signals: int, tell: Tell) -> None:

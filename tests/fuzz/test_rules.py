@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,17 @@ def test_any_text_is_a_list_of_ports_or_a_policy_error(text: str) -> None:
     except PolicyError:
         return
     assert parse_ports(",".join(map(str, found))) == found
+
+
+@fuzz
+@given(TEXTS)
+@example("80/tcp")
+@example("htpps")
+def test_what_is_advised_can_be_read(text: str) -> None:
+    """Any text that is no rule: where the error says what to write, that is a policy."""
+    try:
+        Policy.parse([text], services)
+    except PolicyError as error:
+        advised = re.search(r"\((?:write|did you mean) ([^ ?]+)\??\)$", str(error))
+        if advised:
+            Policy.parse([advised[1]], services)

@@ -138,6 +138,8 @@ class Host:
         """Start a program here, as root; it has the pid of what is returned."""
         options.setdefault("text", True)
         options.setdefault("start_new_session", True)
+        # Of root's home a launch would warn: it is not the user's.
+        options.setdefault("env", {name: value for name, value in os.environ.items() if name != "HOME"})
         process = subprocess.Popen([*self.enter, *map(str, argv)], **options)
         self._started.append(process)
         return process

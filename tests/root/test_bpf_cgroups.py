@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import time
@@ -51,6 +52,8 @@ from ..harness.launches import (
 )
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
+
+ELSEWHERE = "Kubernetes: capabilities.add; systemd: CapabilityBoundingSet="
 
 T = TypeVar("T")
 
@@ -339,7 +342,9 @@ class TestRefusals:
             without(*dropped)
             return refusal(limit=1)
 
-        expected = f"probe: bpf: {reason} (run as root, or add the capability)" if reason else "none"
+        missing = re.findall(r"CAP_(\w+)", reason or "")
+        remedy = f"docker or podman run {' '.join(f'--cap-add={name}' for name in missing)}; {ELSEWHERE}"
+        expected = f"probe: bpf: {reason} ({remedy})" if reason else "none"
         assert in_host(host) == expected
 
     def test_in_a_user_namespace(self) -> None:

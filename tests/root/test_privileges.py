@@ -64,8 +64,7 @@ def test_without_any_privilege(host: Host) -> None:
     found = host.plain(host.command(["true"], user="daemon"))
     assert found.status == 125
     assert found.err == (
-        "privbind: cannot become daemon uid=1 gid=1 groups=1: CAP_SETUID and CAP_SETGID missing "
-        "(run as root, or add what is missing)\n"
+        "privbind: cannot become daemon: CAP_SETUID and CAP_SETGID are missing (sudo privbind -u daemon -- true)\n"
     )
 
 

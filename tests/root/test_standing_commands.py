@@ -115,7 +115,7 @@ def test_check_and_what_a_load_would_change(standing: StandingHost) -> None:
     assert standing.ctl("check").ok().lines == expected
     assert standing.ctl("load", "--dry-run").ok().lines == expected
     assert standing.in_force() is None
-    listing = standing.ctl("load", "--dry-run", "-v").ok().lines
+    listing = standing.ctl("load", "--dry-run", "-vv").ok().lines
     assert listing[: len(expected)] == expected
     assert "# before a bind of an IPv6 socket" in listing
     assert standing.ctl("check", "--diff").ok().lines == [
@@ -282,12 +282,14 @@ def test_a_command_that_may_bind_already(standing: StandingHost, trybind: Path) 
     refused = standing.as_user("bob", command)
     assert (refused.status, refused.out) == (125, "")
     argv = f"{trybind} tcp 4 127.0.0.1 80"
-    assert refused.err == (
-        f"privbind: bob may not bind tcp:80 (once: sudo privbind -u bob --allow tcp:80 -- {argv}; for good: "
-        "sudo privbindctl allow bob tcp:80, or in /etc/privbind/grants.d/NAME.toml: "
-        'grant = [{user = "bob", allow = ["tcp:80"]}])\n'
-    )
-    toml = refused.err.partition("NAME.toml: ")[2].removesuffix(")\n")
+    assert refused.err.splitlines() == [
+        (
+            "privbind: bob may not bind tcp:80 (for good: sudo privbindctl allow bob tcp:80; "
+            f"once: sudo privbind -u bob --allow tcp:80 -- {argv})"
+        ),
+        'privbind:   or in /etc/privbind/grants.d/NAME.toml: grant = [{user = "bob", allow = ["tcp:80"]}]',
+    ]
+    toml = refused.err.partition("NAME.toml: ")[2]
     standing.load(toml)
     assert standing.as_user("bob", command).ok().out == "ok 127.0.0.1 80\n"
 
@@ -298,12 +300,14 @@ def test_what_is_missing_of_several_rules(standing: StandingHost) -> None:
     command = [standing.privbind, "-a", "tcp:80-81,tcp:443", "-a", "udp:443", "echo", "started"]
     found = standing.as_user("alice", command)
     assert (found.status, found.out) == (125, "")
-    assert found.err.startswith("privbind: alice may not bind tcp:81,udp:443 (once: ")
-    assert found.err.count("\n") == 1
+    assert found.err.startswith("privbind: alice may not bind tcp:81,udp:443 (for good: ")
+    assert found.err.count("\n") == 2
     unreserved = [standing.privbind, "-a", "tcp:8080", "echo", "started"]
     assert standing.as_user("bob", unreserved).ok().out == "started\n"
     everything = standing.as_user("alice", [standing.privbind, "echo", "started"])
-    assert everything.err.startswith("privbind: alice may not bind tcp:1-79,tcp:81-442,tcp:444-1023,udp:1-1023 (once: ")
+    assert everything.err.startswith(
+        "privbind: alice may not bind tcp:1-79,tcp:81-442,tcp:444-1023,udp:1-1023 (for good: "
+    )
 
 
 def test_verbose_and_dry_run(standing: StandingHost) -> None:

@@ -65,6 +65,38 @@ def test_the_last_of_a_repeated_option_counts() -> None:
     assert options.limit() == 2
 
 
+@pytest.mark.parametrize(("text", "user", "group"), [("web:staff", "web", "staff"), ("1000:50", "1000", "50")])
+def test_user_and_group_in_one_word(text: str, user: str, group: str) -> None:
+    """As gosu, su-exec and chown take them; what is behind the first colon is the group."""
+    options = parse(["-u", text, "true"])
+    assert (options.user, options.group) == (user, group)
+    assert parse([f"--user={text}:x", "true"]).group == f"{group}:x"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-v"], (True, False)),
+        (["-vv"], (True, True)),
+        (["-v", "-Gv"], (True, True)),
+        (["--verbose", "--verbose", "-v"], (True, True)),
+        ([], (False, False)),
+    ],
+)
+def test_how_much_is_told(words: list[str], expected: tuple[bool, bool]) -> None:
+    """Once the story, twice the programs as well."""
+    options = parse(["-uweb", *words, "true", "-v"])
+    assert (options.verbose, options.very_verbose) == expected
+    assert not options.quiet
+    assert parse(["-uweb", "-q", "true"]).quiet
+
+
+def test_whether_two_dashes_stood_in_front_of_the_command() -> None:
+    """Those of the command do not count."""
+    assert parse(["-uweb", "--", "true"]).separated
+    assert not parse(["-uweb", "true", "--", "x"]).separated
+
+
 def test_a_library_implies_preload() -> None:
     """-l alone, or with the same mechanism."""
     assert parse(["-ua", "-lx.so", "true"]).via == "preload"
@@ -92,6 +124,14 @@ def test_a_library_implies_preload() -> None:
         (["-uweb", "--via=", "true"], "unknown mechanism ''"),
         (["-uweb", "-lx.so", "--via=bpf", "true"], "-l goes with --via preload"),
         (["-uweb", "-lx.so", "--via=auto", "true"], "-l goes with --via preload"),
+        (["-uweb", "--json", "true"], "--json goes with --dry-run"),
+        (["-uweb", "-qv", "true"], "-q and -v do not go together"),
+        (["-uweb:", "true"], "'web:' names no group behind the colon"),
+        (["-u:web", "true"], "':web' names no user before the colon"),
+        (["-u", ":", "true"], "':' names no user"),
+        (["-uweb:staff", "-gstaff", "true"], "names a group, and so does -g staff"),
+        (["-user=web", "true"], "unknown option -user"),
+        (["-uweb", "-a", "--", "true"], "needs a value, but '--' follows"),
     ],
 )
 def test_what_is_no_command_line(words: list[str], why: str) -> None:

@@ -95,7 +95,6 @@ def test_a_rule_is_read_and_shown_in_its_shortest_form(text: str, expected: list
     [
         ("", "empty"),
         ("sctp:80", "unknown protocol 'sctp'"),
-        ("TCP:80", "unknown protocol 'TCP'"),
         ("tcp:udp:80", "unknown protocol 'udp'"),
         (":80", "unknown protocol ''"),
         ("tcp:", "port ''"),

@@ -178,6 +178,7 @@ def test_what_cannot_be_taken_back(existing: Path) -> None:
     )
     assert refusal_of_disallow(existing, ALICE, "tcp:0") == (
         "rule 'tcp:0': port '0' is not a whole number from 1 to 65535"
+        " (port 0 means any free port, which needs no grant)"
     )
     assert Path(path).read_bytes() == before
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from privbind.standing.annotations import KNOWN
 from privbind.standing.entries import Entry, GrantFileError, parse
 
+COMMAS = "(rules are written with single commas between them: tcp:80,tcp:443)"
 FILE = "/etc/privbind/grants.d/web.toml"
 HOW = '(write user = "NAME" or a number)'
 RULES_HOW = '(write rules in quotes, as in allow = "tcp:80")'
@@ -106,7 +107,10 @@ allow = "tcp:81"
     ],
 )
 def test_where_lines_are_not_known_the_entry_is_counted(text: str) -> None:
-    assert refusal(text) == " entry 2: rule 'tcp:0': port '0' is not a whole number from 1 to 65535"
+    assert refusal(text) == (
+        " entry 2: rule 'tcp:0': port '0' is not a whole number from 1 to 65535"
+        " (port 0 means any free port, which needs no grant)"
+    )
     assert [entry.line for entry in read(text.replace("tcp:0", "tcp:1"))] == [0, 0]
     assert read(text.replace("tcp:0", "tcp:1"))[0].source == FILE
 
@@ -172,14 +176,17 @@ def test_a_number_of_thousands_of_digits_is_no_traceback() -> None:
         ('user = "a"\nallow = []', 'allow is missing or empty (say what may be bound, as in allow = "tcp:80")'),
         ('user = "a"\nallow = 80', f"allow: the number 80 is not a rule {RULES_HOW}"),
         ('user = "a"\nallow = ["80", 443]', f"allow: the number 443 is not a rule {RULES_HOW}"),
-        ('user = "a"\nallow = ""', "rule '': it is empty"),
-        ('user = "a"\nallow = ["80,"]', "rule '': it is empty"),
+        ('user = "a"\nallow = ""', f"rule '': it is empty {COMMAS}"),
+        ('user = "a"\nallow = ["80,"]', f"rule '': it is empty {COMMAS}"),
         ('user = "a"\nallow = "sctp:80"', "rule 'sctp:80': unknown protocol 'sctp' (tcp or udp)"),
         (
             'user = "a"\nallow = "any reserved port"',
             "rule 'any reserved port': 'any reserved port' is neither a port from 1 to 65535 nor a known service",
         ),
-        ('user = "a"\nallow = "10.0.0.1/8:80"', "rule '10.0.0.1/8:80': 10.0.0.1/8 has bits set below its prefix"),
+        (
+            'user = "a"\nallow = "10.0.0.1/8:80"',
+            "rule '10.0.0.1/8:80': 10.0.0.1/8 has bits set below its prefix (write 10.0.0.0/8:80)",
+        ),
         (f'user = "a"\nallow = {json.dumps(["80"] * 1001)}', "1001 rules are more than 1000"),
         (
             'user = "a"\nallow = "80"\nsubids = "yes"',

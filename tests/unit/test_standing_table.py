@@ -263,7 +263,7 @@ def test_the_programs_are_the_same_on_every_host() -> None:
 
 
 def test_the_documentation_lists_the_program() -> None:
-    """docs/standing.md shows the one for IPv6, as `privbindctl load --dry-run -v` does."""
+    """docs/standing.md shows the one for IPv6, as `privbindctl load --dry-run -vv` does."""
     page = (ROOT / "docs/standing.md").read_text()
     shown = page.partition("```\n# before a bind of an IPv6 socket\n")[2].partition("\n```\n")[0].splitlines()
     assert ["# before a bind of an IPv6 socket", *shown] == lines(program.programs()[bpf.INET6_BIND])

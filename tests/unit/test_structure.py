@@ -150,6 +150,7 @@ SLOW = {
     "ctypes",
     "contextlib",
     "dataclasses",
+    "difflib",
     "enum",
     "functools",
     "ipaddress",
@@ -177,6 +178,7 @@ def test_a_launch_imports_no_slow_module(mechanism: str) -> None:
     argv = [sys.executable, "-I", "-S", "-c", code]
     loaded = set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
     assert not loaded & SLOW
+    assert not loaded & {"privbind.commands.meant", "privbind.grant.meant"}
     others = {"bpf", "seccomp", "preload", "ambient"} - {mechanism}
     assert not loaded & {f"privbind.mechanisms.{name}" for name in others}
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import posix
 
 from .. import launch
-from ..errors import PrivbindError, UsageError, strerror
+from ..errors import NoMechanismError, NotGrantedError, PrivbindError, strerror
 from ..grant.policy import PolicyError
 from ..request import AUTO
-from ..request.options import NoUserError, parse
-from ..request.resolve import own_command, resolve
+from ..request.options import OWN, NoUserError, parse
+from ..request.resolve import foreign_home, own_command, resolve
 from . import output
 from .output import FAILED, NO_MEMORY, let_interrupt_end, missing_module, print_out
 
@@ -43,6 +43,7 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
 
     Returns an exit status, unless it became the command.
     """
+    options: Options | None = None
     try:
         options = parse(arguments)
         if options.help or options.version:
@@ -52,10 +53,9 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
         _warn_setuid()
         if options.user is None:
             return _as_it_is(options, environment, ignored_signals)
-        _launch(options, resolve(options, environment), ignored_signals)
+        return _launch(options, resolve(options, environment), ignored_signals)
     except PrivbindError as error:
-        for line in error.lines:
-            say(line)
+        _explain(error, arguments, options, environment)
         return error.status
     except PolicyError as error:
         return _fail(str(error))
@@ -67,21 +67,62 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
         return _fail(missing_module(error))
     except Exception as error:  # noqa: BLE001  # a fault of ours is one line as well, and nothing half-done
         return _fail(f"a fault of privbind's own: {type(error).__name__}: {error}")
-    return 0
 
 
-def _launch(options: Options, request: Request, ignored_signals: int) -> None:
+def _explain(error: PrivbindError, arguments: list[str], options: Options | None, environment: list[bytes]) -> None:
+    """Tell what failed, and what was meant, as far as that can be guessed."""
+    try:
+        from .meant import Line, remedy
+
+        given = Line(arguments, options.command if options else [], environment)
+        error.remedy = remedy(error, given) or error.remedy
+    except (ImportError, MemoryError, OSError):
+        pass  # what failed is told all the same
+    for line in error.lines:
+        say(line)
+    if isinstance(error, NoMechanismError) and options and options.verbose:
+        for line in error.story:
+            say(line)
+
+
+def _launch(options: Options, request: Request, ignored_signals: int) -> int:
     """Become the command; return only from a dry run. Raises PrivbindError."""
     choice = launch.plan(request) if options.dry_run else launch.prepare(request)
-    for line in launch.warnings(request, choice):
-        _warn(line)
+    warnings = launch.warnings(request, choice)
+    if not options.quiet:
+        warnings += _warnings(options, request)
+        for line in warnings:
+            _warn(line)
+    if options.json:
+        from .plan import of_launch
+
+        return print_out(of_launch(request, choice, warnings), _PROGRAM)
     if options.verbose or options.dry_run:
         _tell_plan(request, choice)
     if not options.dry_run:
         launch.start(request, choice, ignored_signals, say if options.verbose else _ignore)
-    elif options.verbose and choice.mechanism:
+    elif options.very_verbose and choice.mechanism:
         for line in choice.mechanism.describe(request.grant, request.site, request.command):
             say(line)
+    return 0
+
+
+def _warnings(options: Options, request: Request) -> list[str]:
+    """What is probably not meant so: a home of somebody else's, and options of privbind's that the command gets."""
+    found = []
+    home = foreign_home(request)
+    if home and not options.set_home:
+        user = request.command.account.who
+        found.append(
+            f"HOME is '{home}', where {user} may not write (--set-home: HOME, USER, LOGNAME, SHELL of the user)"
+        )
+    taken = [] if options.separated else [word for word in options.command[1:] if word.partition("=")[0] in OWN]
+    if taken:
+        found.append(
+            f"{taken[0]} stands behind the command, which gets it (privbind's options go in front of the command;"
+            " -- in front of it says that this is meant)"
+        )
+    return found
 
 
 def _as_it_is(options: Options, environment: list[bytes], ignored_signals: int) -> int:
@@ -90,11 +131,15 @@ def _as_it_is(options: Options, environment: list[bytes], ignored_signals: int) 
     from ..linux.sockets import port_start
 
     if posix.geteuid() == 0:
-        raise NoUserError
+        raise NoUserError(options.command)
     policy, command = own_command(options, environment)
     lacking = refused(policy, port_start())
     if lacking:
-        raise UsageError(_not_granted(command, lacking))
+        raise _not_granted(command, lacking)
+    if options.json:
+        from .plan import of_own
+
+        return print_out(of_own(command, policy), _PROGRAM)
     if options.verbose or options.dry_run:
         say(f"{command.account} may bind {policy} already: the command is started as it is")
     if not options.dry_run:
@@ -102,8 +147,8 @@ def _as_it_is(options: Options, environment: list[bytes], ignored_signals: int) 
     return 0
 
 
-def _not_granted(command: Command, lacking: list[str]) -> str:
-    """What this user may not bind, and the two ways to get it."""
+def _not_granted(command: Command, lacking: list[str]) -> NotGrantedError:
+    """What this user may not bind, and the ways to get it."""
     from json import dumps
     from shlex import quote
 
@@ -111,9 +156,10 @@ def _not_granted(command: Command, lacking: list[str]) -> str:
     argv = " ".join(quote(word.decode("utf-8", "surrogateescape")) for word in command.argv)
     rules = quote(",".join(lacking))
     toml = f"grant = [{{user = {dumps(command.account.name or command.account.uid)}, allow = {dumps(lacking)}}}]"
-    return (
-        f"{user} may not bind {rules} (once: sudo privbind -u {user} --allow {rules} -- {argv}; for good: "
-        f"sudo privbindctl allow {user} {rules}, or in /etc/privbind/grants.d/NAME.toml: {toml})"
+    return NotGrantedError(
+        f"{user} may not bind {rules}",
+        f"for good: sudo privbindctl allow {user} {rules}; once: sudo privbind -u {user} --allow {rules} -- {argv}",
+        toml,
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PROGRAM = "privbindctl"
 _NO_MECHANISM = 1
 _SOURCE = "src:"
-_TRY = "(try privbindctl --help)"
+_TRY = "try privbindctl --help"
 
 HELP = """\
 Usage: privbindctl doctor [--json]
@@ -27,7 +27,7 @@ Usage: privbindctl doctor [--json]
        privbindctl allow USER RULE...       privbindctl allow --group GROUP RULE...
        privbindctl disallow USER [RULE]...  privbindctl disallow --group GROUP [RULE]...
        privbindctl check [--diff] [FILE]...
-       privbindctl load [--dry-run [-v]]
+       privbindctl load [--dry-run] [-v]
        privbindctl unload
        privbindctl test USER RULE...
        privbindctl import-authbind
@@ -52,7 +52,7 @@ Tell what privbind can do on this host and who has which grants; give users the 
       --group GROUP      allow, disallow: a group and its members, in the place of a user
       --diff             check: what a load would change
       --dry-run          load: who would have which grants; nothing is loaded
-  -v, --verbose          load --dry-run: list the programs, too
+  -v, --verbose          load: say who may bind what; -vv: list the programs, too
       --cgroup DIR       standing grants: hold below this cgroup only; grant, revoke: the cgroup that is meant
       --pid PID          grant, revoke: the cgroup that only this process is in
       --unit UNIT        grant, revoke: the cgroup of a unit of systemd
@@ -163,6 +163,8 @@ def parse(arguments: list[str]) -> Call:
     for word in rest:
         if word == "--":
             words += rest
+        elif word == "-vv":
+            options += [("--verbose", None), ("--verbose", None)]
         elif word.startswith("-") and word != "-":
             name, equals, given = _SHORT.get(word[:2], word).partition("=")
             if word[:2] in _SHORT and len(word) > 2:
@@ -174,12 +176,21 @@ def parse(arguments: list[str]) -> Call:
             options.append((name, given if equals else next(rest, None) if takes else None))
         else:
             words.append(word)
-    if not words:
-        raise UsageError(f"no command given: {', '.join(_COMMANDS)} {_TRY}")
-    command, *words = words
-    if command not in _COMMANDS:
-        raise UsageError(f"unknown command '{command}': {', '.join(_COMMANDS)} {_TRY}")
+    command, *words = _commanded(words, options, arguments)
+    if command == "help":
+        return Call("help", (), frozenset(), {})
     return _checked(command, tuple(words), options)
+
+
+def _commanded(words: list[str], options: list[tuple[str, str | None]], arguments: list[str]) -> list[str]:
+    """The words of a command line that begins with a command. Raises UsageError."""
+    if words and (words[0] in _COMMANDS or words[0] == "help"):
+        return words
+    if options and arguments[0].startswith("-"):
+        raise _unknown_option("", options[0][0])
+    if words:
+        raise UsageError(f"unknown command '{words[0]}'", _meant("of_command", words[0]))
+    raise UsageError("no command given", "privbindctl --help lists all; privbindctl doctor is a good first one")
 
 
 def _checked(command: str, words: tuple[str, ...], options: list[tuple[str, str | None]]) -> Call:
@@ -189,18 +200,34 @@ def _checked(command: str, words: tuple[str, ...], options: list[tuple[str, str 
     for name, given in options:
         if name[2:] in flags and name.startswith("--"):
             if given is not None:
-                raise UsageError(f"option {name} takes no value")
-            found.add(name[2:])
+                raise UsageError(f"option {name} takes no value", _meant("usage", command))
+            found.add("very-verbose" if name == "--verbose" and "verbose" in found else name[2:])
         elif name[2:] in with_value and name.startswith("--"):
             if given is None:
-                raise UsageError(f"option {name} needs a value")
+                raise UsageError(f"option {name} needs a value", _meant("usage", command))
             before = values.get(name[2:])
             values[name[2:]] = f"{before},{given}" if before is not None and name[2:] == _REPEATABLE else given
         else:
-            raise UsageError(f"{command}: unknown option {name} {_TRY}")
+            raise _unknown_option(command, name)
     if words and not takes_words:
-        raise UsageError(f"{command}: takes no argument, but got '{words[0]}' {_TRY}")
+        raise UsageError(f"{command}: takes no argument, but got '{words[0]}'", _meant("usage", command))
     return Call(command, words, frozenset(found), values)
+
+
+def _unknown_option(command: str, name: str) -> UsageError:
+    of = f"{command}: " if command else ""
+    flags, with_value, _ = _COMMANDS.get(command, ((), (), False))
+    return UsageError(f"{of}unknown option {name}", _meant("of_option", command, name, (*flags, *with_value)))
+
+
+def _meant(question: str, *about: Any) -> str:
+    """What the module that guesses says (`meant`)."""
+    try:
+        from . import meant
+    except ImportError:
+        return _TRY
+    said: str = getattr(meant, question)(*about)
+    return said
 
 
 def _doctor(place: str, as_json: bool) -> int:

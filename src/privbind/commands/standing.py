@@ -58,11 +58,12 @@ def _check(call: Call) -> int:
 
 
 def _load(call: Call) -> int:
+    listing = _listing() if "very-verbose" in call.flags else []
     if "dry-run" in call.flags:
-        lines = describe.describe(_resolved())
-        return _print(lines + (_listing() if "verbose" in call.flags else []))
+        return _print([*describe.describe(_resolved()), *listing])
     changed = _load_files(call.values.get("cgroup"))
-    return _print([changed])
+    granted = describe.describe(_resolved()) if "verbose" in call.flags else []
+    return _print([changed, *granted, *listing])
 
 
 def _load_files(directory: str | None) -> str:
@@ -91,10 +92,16 @@ def _edit(call: Call) -> int:
     group = call.values.get("group")
     if group is None and not call.words:
         raise UsageError(f"{call.command}: no user given (privbindctl {call.command} USER RULE... or --group GROUP)")
+    if group is None and ":" in call.words[0]:
+        raise UsageError(
+            f"{call.command}: '{call.words[0]}' is a rule; of which user?", f"privbindctl {call.command} USER RULE..."
+        )
     kind, name, rules = (editing.USER, *_first(call.words)) if group is None else (editing.GROUP, group, call.words)
     act = editing.allow if call.command == "allow" else editing.disallow
     # A comma separates rules, as it does for --allow.
-    edit = act(editing.Grantee.parse(kind, name), [rule for word in rules for rule in word.split(",")], System())
+    edit = act(
+        editing.Grantee.parse(kind, name), [rule.strip(" ") for word in rules for rule in word.split(",")], System()
+    )
     lines = [f"note: {note}" for note in edit.notes]
     if edit.before == edit.after:
         return _print(lines)
@@ -118,6 +125,8 @@ def _test(call: Call) -> int:
     if len(call.words) < 2:
         raise UsageError("test: which user, and what? (privbindctl test USER RULE)")
     user, *rules = call.words
+    if ":" in user:
+        raise UsageError(f"test: '{user}' is a rule; of which user?", "privbindctl test USER RULE")
     account = look_up(user)
     policy = Policy.parse(rules, getservbyname)
     if posix.geteuid() != 0 and account.uid != posix.getuid():

@@ -152,7 +152,9 @@ class Policy:
         texts = tuple(texts)
         if texts == (ANY,):
             return cls(None)
-        return cls(rule for text in texts for item in text.split(",") for rule in parse_rule(item, services))
+        # A blank beside a comma means nothing.
+        items = (item.strip(" ") for text in texts for item in text.split(","))
+        return cls(rule for item in items for rule in parse_rule(item, services))
 
     def permits(self, protocol: str | None, address: bytes, port: int) -> bool:
         """Decide one bind of a reserved port.
@@ -197,11 +199,18 @@ def parse_rule(text: str, services: Services | None = None) -> tuple[Rule, ...]:
     Raises PolicyError, naming the rule.
     """
     try:
-        protocol, network, prefix, ports_text = _split_rule(text)
-        found = _ports_by_protocol(ports_text, protocol, services)
-        return tuple(Rule(known, network, prefix, ports) for known, ports in found)
+        return read_rule(text, services)
     except PolicyError as error:
-        raise PolicyError(f"rule '{text}': {error}") from None
+        from .meant import of_rule
+
+        raise PolicyError(f"rule '{text}': {of_rule(str(error), text, services)}") from None
+
+
+def read_rule(text: str, services: Services | None = None) -> tuple[Rule, ...]:
+    """As `parse_rule`, with an error that says only what is wrong."""
+    protocol, network, prefix, ports_text = _split_rule(text)
+    found = _ports_by_protocol(ports_text, protocol, services)
+    return tuple(Rule(known, network, prefix, ports) for known, ports in found)
 
 
 def parse_ports(text: str, services: Services | None = None) -> tuple[Ports, ...]:
@@ -213,7 +222,9 @@ def parse_ports(text: str, services: Services | None = None) -> tuple[Ports, ...
                 raise PolicyError("nothing between the commas")
             found += [ports for _, ports in _ports_by_protocol(item, None, services) if ports not in found]
         except PolicyError as error:
-            raise PolicyError(f"ports '{text}': {error}") from None
+            from .meant import of_ports
+
+            raise PolicyError(f"ports '{text}': {of_ports(str(error), item, services)}") from None
     return tuple(found)
 
 
@@ -223,8 +234,8 @@ def _split_rule(text: str) -> tuple[str | None, bytes | None, int, str]:
         raise PolicyError("it is empty")
     protocol: str | None = None
     head, colon, rest = text.partition(":")
-    if colon and head in PROTOCOLS:
-        protocol, text = head, rest
+    if colon and head.lower() in PROTOCOLS:
+        protocol, text = head.lower(), rest
     if text.startswith("["):
         address, bracket, rest = text[1:].partition("]")
         if not bracket or not rest.startswith(":"):
@@ -254,7 +265,7 @@ def _parse_network(text: str, family: int) -> tuple[bytes, int]:
 
 def _ports_by_protocol(text: str, protocol: str | None, services: Services | None) -> list[tuple[str | None, Ports]]:
     """What PORTS means, for each protocol meant (None: the same for both)."""
-    if text == "any":
+    if text.lower() == "any":
         return [(protocol, Ports(1, MAX_PORT))]
     low, dash, high = text.partition("-")
     if not text or (low.isdigit() and (not dash or high.isdigit() or not high)):

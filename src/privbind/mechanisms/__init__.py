@@ -28,7 +28,7 @@ if TYPE_CHECKING:
             """Raise UnsupportedError when this mechanism cannot honour the grant exactly."""
 
         def describe(self, grant: Grant, site: Site, command: Command) -> list[str]:
-            """What ``--dry-run -v`` shows of how the grant would be honoured, a line each."""
+            """What ``--dry-run -vv`` shows of how the grant would be honoured, a line each."""
 
         def prepare(self, grant: Grant, holder: Holder, site: Site, command: Command) -> Prepared:
             """Make ready, as root; raise what `probe` raises, or PrivbindError, and leave nothing behind then."""

@@ -27,11 +27,13 @@ CAPABILITIES = (CAP_NET_BIND_SERVICE,)
 def probe(grant: Grant, site: Site, command: Command) -> None:
     """Raise UnsupportedError for a grant that is narrower than the capability, or where it cannot be handed on."""
     if grant.policy.rules is not None:
-        raise _refusal("the capability opens every reserved port, which is more than the policy grants")
+        raise _refusal(
+            "the capability opens every reserved port, which is more than the policy grants", "leave out --allow"
+        )
     if grant.limit:
-        raise _refusal("the capability cannot be counted, so -n cannot be kept")
+        raise _refusal("the capability cannot be counted, so -n cannot be kept", "leave out -n")
     if grant.reuse_ports:
-        raise _refusal("the command binds by itself, so -r cannot set SO_REUSEPORT")
+        raise _refusal("the command binds by itself, so -r cannot set SO_REUSEPORT", "leave out -r")
     program = command.program
     if gained := program.gained(no_new_privileges=command.no_new_privileges):
         image = program.image.decode("utf-8", "backslashreplace")
@@ -44,8 +46,8 @@ def probe(grant: Grant, site: Site, command: Command) -> None:
     needs.bind_privilege(NAME, site)
 
 
-def _refusal(reason: str) -> UnsupportedError:
-    return UnsupportedError(NAME, reason)
+def _refusal(reason: str, remedy: str = "") -> UnsupportedError:
+    return UnsupportedError(NAME, reason, remedy)
 
 
 def describe(grant: Grant, site: Site, command: Command) -> list[str]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ..account import missing_capabilities
+from ..account import how_to_get, missing_capabilities
 from ..errors import UnsupportedError
 from ..linux import sockets
 
@@ -16,9 +16,14 @@ def capabilities(mechanism: str, needed: tuple[int, ...]) -> None:
     """Raise UnsupportedError, naming those of the capabilities that are missing."""
     missing = missing_capabilities(needed)
     if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        reason = f"{' and '.join(missing)} {verb} missing"
-        raise UnsupportedError(mechanism, reason, "run as root, or add what is missing")
+        raise lacking(mechanism, missing)
+
+
+def lacking(mechanism: str, missing: list[str]) -> UnsupportedError:
+    """The error that says which capabilities a mechanism needs that are not there, and how to get them."""
+    verb = "is" if len(missing) == 1 else "are"
+    reason = f"{' and '.join(missing)} {verb} missing"
+    return UnsupportedError(mechanism, reason, how_to_get(missing), tuple(missing))
 
 
 def netns_cookie(mechanism: str, site: Site) -> None:

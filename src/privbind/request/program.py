@@ -107,7 +107,7 @@ def _may_execute(path: bytes) -> bool:
 
 
 def _refusal(path: bytes, account: Account, reason: str) -> NotExecutableError:
-    return NotExecutableError(f"cannot execute '{_shown(path)}' as {account}: {reason}")
+    return NotExecutableError(f"cannot execute '{_shown(path)}' as {account.who}: {reason}")
 
 
 def exists(path: bytes) -> bool:

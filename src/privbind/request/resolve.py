@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from ..account import look_up, missing_capabilities, own
+import posix
+from _stat import S_ISDIR
+
+from ..account import FileAccess, how_to_get, look_up, missing_capabilities, own
 from ..errors import UsageError
 from ..grant.grant import Grant
 from ..grant.site import Site
@@ -13,8 +16,22 @@ from . import Command, Request, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..account import Account
     from ..grant.policy import Policy
     from .options import Options
+
+
+class NotPermittedError(UsageError):
+    """This process cannot become the account; ``account`` is the one, and ``missing`` the capabilities it lacks."""
+
+    def __init__(self, account: Account, missing: list[str]) -> None:
+        """Say which are missing."""
+        verb = "is" if len(missing) == 1 else "are"
+        super().__init__(f"cannot become {account.who}: {' and '.join(missing)} {verb} missing", how_to_get(missing))
+        self.account = account
+        self.missing = missing
 
 
 def resolve(options: Options, environment: list[bytes]) -> Request:
@@ -24,9 +41,7 @@ def resolve(options: Options, environment: list[bytes]) -> Request:
     argv = tuple(map(_bytes, options.command))
     missing = missing_capabilities((CAP_SETUID, CAP_SETGID))
     if missing:
-        raise UsageError(
-            f"cannot become {account}: {' and '.join(missing)} missing (run as root, or add what is missing)"
-        )
+        raise NotPermittedError(account, missing)
     if options.set_home:
         environment = _with_home(environment, account.name, account.home, account.shell)
     command = Command(
@@ -55,8 +70,31 @@ def own_site() -> Site:
     return Site(netns, sockets.port_start())
 
 
+def foreign_home(request: Request) -> str:
+    """The home in the command's environment, where that is a folder in which the account may not write; else empty."""
+    home = variable(request.environment, b"HOME")
+    if not home or not _is_folder(home):
+        return ""
+    with FileAccess(request.command.account):
+        own = posix.access(home, posix.W_OK | posix.X_OK, effective_ids=True)
+    return "" if own else home.decode("utf-8", "backslashreplace")
+
+
+def _is_folder(path: bytes) -> bool:
+    try:
+        return S_ISDIR(posix.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def variable(environment: Iterable[bytes], name: bytes) -> bytes | None:
+    """The value of an environment variable; None where it is not set."""
+    start = name + b"="
+    return next((entry[len(start) :] for entry in environment if entry.startswith(start)), None)
+
+
 def _path(environment: list[bytes]) -> bytes | None:
-    return next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), None)
+    return variable(environment, b"PATH")
 
 
 def _with_home(environment: list[bytes], name: str, home: str, shell: str) -> list[bytes]:

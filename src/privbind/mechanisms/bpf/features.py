@@ -8,6 +8,7 @@ from errno import EMFILE, ENFILE, ENOSYS, EPERM
 
 from ...errors import PrivbindError, UnsupportedError, strerror
 from ...linux import bpf, capabilities
+from .. import needs
 from .assembly import R0, R1, R2, R3, R4, R5, R6, R10, Assembly
 from .compiler import LIFTED, NATIVE
 
@@ -101,12 +102,9 @@ def check_privileges() -> None:
     held = capabilities.get()[1]
     if not held >> capabilities.CAP_SYS_ADMIN & 1:  # which stands for both
         needed = (capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN)
-        lacking = [capabilities.NAMES[wanted] for wanted in needed if not held >> wanted & 1]
-        if lacking:
-            verb = "are" if len(lacking) > 1 else "is"
-            raise UnsupportedError(
-                NAME, f"{' and '.join(lacking)} {verb} missing", "run as root, or add the capability"
-            )
+        missing = [capabilities.NAMES[wanted] for wanted in needed if not held >> wanted & 1]
+        if missing:
+            raise needs.lacking(NAME, missing)
     try:
         if posix.stat(_USER_NAMESPACE).st_ino == _FIRST_USER_NAMESPACE:
             return
@@ -125,7 +123,7 @@ def forbidden() -> UnsupportedError:
         return error
     if not capabilities.effective(capabilities.CAP_NET_ADMIN):
         # To ask which programs are on a cgroup, kernels up to 6.1 at least take it alone, where others take SYS_ADMIN.
-        return UnsupportedError(NAME, "CAP_NET_ADMIN is missing", "run as root, or add the capability")
+        return needs.lacking(NAME, ["CAP_NET_ADMIN"])
     return UnsupportedError(
         NAME, "bpf(2) is not permitted", "look for a seccomp filter, a security module or kernel lockdown"
     )
