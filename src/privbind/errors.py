@@ -78,8 +78,11 @@ class NoMechanismError(PrivbindError):
     @property
     def lines(self) -> list[str]:
         """That none fits, and in one line what would make each fit, the shortest first."""
-        remedies = sorted((_short_remedy(refusal) for refusal in self.refusals), key=len)
-        return [str(self), f"  {'; '.join(remedies)}"]
+        remedies: dict[str, list[str]] = {}
+        for refusal in self.refusals:
+            remedies.setdefault(_short_remedy(refusal), []).append(refusal.mechanism)
+        told = sorted((f"{', '.join(names)}: {what}" for what, names in remedies.items()), key=len)
+        return [str(self), f"  {'; '.join(told)}"]
 
     @property
     def story(self) -> list[str]:
@@ -87,10 +90,14 @@ class NoMechanismError(PrivbindError):
         return [f"  {refusal}" for refusal in self.refusals]
 
 
+_SHORT = 70  # columns
+
+
 def _short_remedy(refusal: UnsupportedError) -> str:
-    lacking = refusal.missing
-    what = f"add {' and '.join(lacking)}" if lacking else refusal.remedy or refusal.reason
-    return f"{refusal.mechanism}: {what}"
+    if refusal.missing:
+        return f"add {' and '.join(refusal.missing)}"
+    whole = with_remedy(refusal.reason, refusal.remedy)
+    return whole if len(whole) <= _SHORT else refusal.remedy or refusal.reason
 
 
 class NotExecutableError(PrivbindError):

@@ -355,7 +355,7 @@ def test_container_image_with_a_user_line(machine: Machine) -> None:
     at = argv.index("privbind")
     found = machine.run([*argv[:at], *as_user(WWW_DATA, argv[at:])])
     assert found.status == 125
-    assert "CAP_SETUID and CAP_SETGID missing" in found.err
+    assert "CAP_SETUID and CAP_SETGID are missing" in found.err
 
 
 # systemd ------------------------------------------------------------------------------------------------------------

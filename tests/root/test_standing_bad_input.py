@@ -258,7 +258,7 @@ def test_without_capabilities(host: StandingHost, option: str) -> None:
     for word in ("load", "unload"):
         refused(
             host.ctl(word, prefix=["setpriv", option]),
-            f"cannot see the programs on cgroup '{host.cgroup}': CAP_SYS_ADMIN is missing (run as root)",
+            f"cannot see the programs on cgroup '{host.cgroup}': CAP_SYS_ADMIN is missing (run as root on the host)",
         )
 
 
@@ -267,7 +267,7 @@ def test_a_first_load_without_capabilities(standing: StandingHost) -> None:
     standing.write(GOOD)
     refused(
         standing.ctl("load", prefix=["setpriv", "--bounding-set=-all,+bpf,+net_admin,+dac_override"]),
-        f"cannot load the grants for cgroup '{standing.cgroup}': CAP_SYS_ADMIN is missing (run as root)",
+        f"cannot load the grants for cgroup '{standing.cgroup}': CAP_SYS_ADMIN is missing (run as root on the host)",
     )
     assert standing.programs() == [[], []]
 
@@ -450,7 +450,10 @@ COMMANDS = {
         ["allow", "nosuch", "tcp:80"],
         f"unknown user nosuch (a grant for one that is yet to come is written by hand into {GRANTS})",
     ),
-    "a bad rule": (["allow", "alice", "tcp:0"], "rule 'tcp:0': port '0' is not a whole number from 1 to 65535"),
+    "a bad rule": (
+        ["allow", "alice", "tcp:65536"],
+        "rule 'tcp:65536': port '65536' is not a whole number from 1 to 65535",
+    ),
     "a path": (
         ["allow", "../alice", "tcp:80"],
         f"user '../alice' cannot be part of a file's name (write the grant by hand into {GRANTS})",

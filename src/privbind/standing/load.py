@@ -14,7 +14,6 @@ from errno import E2BIG, EACCES, ENOENT, EPERM
 from fcntl import LOCK_EX, LOCK_NB, flock
 from time import monotonic, sleep, time
 
-from ..account import how_to_get
 from ..errors import PrivbindError, strerror, with_remedy
 from ..grant.grant import Grant
 from ..grant.policy import Policy
@@ -371,7 +370,7 @@ def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
     denied = error.errno in (EPERM, EACCES)
     if denied and not capabilities.effective(capabilities.CAP_SYS_ADMIN):
         # Programs of others are opened with it, and the verifier takes ours.
-        reason, remedy = "CAP_SYS_ADMIN is missing", how_to_get(["CAP_SYS_ADMIN"])
+        reason, remedy = "CAP_SYS_ADMIN is missing", "run as root on the host"
     elif isinstance(error, bpf.LoadError) and error.verifier:
         # Where a launch's program is refused as well, this is known by name.
         lacking = features.missing(Grant(Policy(None)), error)
