@@ -8,7 +8,8 @@ fi
 
 declare -A _privbindctl_options=(
     [doctor]='--json' [ls]='--json' [allow]='--group --cgroup' [disallow]='--group --cgroup'
-    [check]='--diff --cgroup' [load]='--dry-run -v --verbose --cgroup' [unload]='--cgroup' [test]='' [import-authbind]=''
+    [check]='--diff --cgroup' [load]='--dry-run -v --verbose --cgroup' [unload]='--cgroup' [test]=''
+    [explain]='--user --pid --json' [import-authbind]=''
     [grant]='--pid --unit --cgroup --self -a --allow -n --binds -r --reuse-port'
     [revoke]='--pid --unit --cgroup --self' [oci-install]='--write -a --allow'
 )
@@ -31,7 +32,7 @@ _privbindctl()
             continue
         fi
         case $word in
-        --group | --cgroup | --pid | --unit | -a | --allow | -n | --binds | -r | --reuse-port) expected=$word ;;&
+        --group | --user | --cgroup | --pid | --unit | -a | --allow | -n | --binds | -r | --reuse-port) expected=$word ;;&
         --group | --group=*) group=1 ;;
         -*) ;;
         *) if [[ -z $command ]]; then command=$word; else ((++count)); fi ;;
@@ -53,6 +54,8 @@ _privbindctl()
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
     elif [[ $command == oci-install ]]; then
         mapfile -t COMPREPLY < <(compgen -W 'podman docker containerd cri-o' -- "$current")
+    elif [[ $command == explain ]]; then
+        _privbind_value --allow "$current"
     elif [[ $command == allow || $command == disallow || $command == test ]]; then
         if [[ -z $group && $count -eq 0 ]]; then
             _privbind_value --user "$current"
@@ -68,6 +71,7 @@ _privbindctl_value()
 {
     case $1 in
     --group) _privbind_value --group "$2" ;;
+    --user) _privbind_value --user "$2" ;;
     -a | --allow) _privbind_value --allow "$2" ;;
     -r | --reuse-port) _privbind_value --reuse-port "$2" ;;
     --cgroup)

@@ -37,7 +37,8 @@ class Part(NamedTuple):
     command: tuple[str, ...] = ()
 
 
-_STANDING = ("root/test_standing_[!p]*", "root/test_standing.py", "root/test_placed*")
+_TOLD = ("root/test_explain.py", "root/test_watch*")
+_STANDING = ("root/test_standing_[!p]*", "root/test_standing.py", "root/test_placed*", *_TOLD)
 # A file that is named is run whatever conftest.py says, so the long one is named only where its runtimes are installed.
 _LONG = ("root/test_oci_long.py",) if os.environ.get("PRIVBIND_TEST_LONG") else ()
 _CONTAINERS = ("root/test_standing_podman.py", "root/test_oci.py", "root/test_oci_hook.py", *_LONG)

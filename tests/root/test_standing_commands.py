@@ -285,7 +285,7 @@ def test_a_command_that_may_bind_already(standing: StandingHost, trybind: Path) 
     assert refused.err.splitlines() == [
         (
             "privbind: bob may not bind tcp:80 (for good: sudo privbindctl allow bob tcp:80; "
-            f"once: sudo privbind -u bob --allow tcp:80 -- {argv})"
+            f"once: sudo privbind -u bob --allow tcp:80 -- {argv}; why: privbindctl explain tcp:80)"
         ),
         'privbind:   or in /etc/privbind/grants.d/NAME.toml: grant = [{user = "bob", allow = ["tcp:80"]}]',
     ]

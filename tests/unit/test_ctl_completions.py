@@ -106,6 +106,8 @@ def test_zsh_knows_all_options(command: str) -> None:
         ("privbindctl allow --cgroup / nobod", {"nobody"}),
         ("privbindctl test nobod", {"nobody"}),
         ("privbindctl test nobody udp:", {"any"}),
+        ("privbindctl explain ", {"tcp:", "udp:", "any"}),
+        ("privbindctl explain tcp:80 --user nobod", {"nobody"}),
         ("privbindctl check /etc/passw", {"/etc/passwd"}),
         ("privbindctl load --cgroup /et", {"/etc"}),
         ("privbindctl load --dr", {"--dry-run"}),

@@ -10,6 +10,7 @@ from dataclasses import fields
 import pytest
 
 from privbind.commands.privbindctl import _COMMANDS, HELP
+from privbind.inspect.explain import UNKNOWN, VERDICTS, Explanation, Who
 from privbind.inspect.grants import LiveGrant
 from privbind.inspect.host import Cgroups, Installed, Offer, Shim
 from privbind.inspect.standing import Standing
@@ -83,6 +84,9 @@ def test_the_page_tells_of_every_key_of_the_json() -> None:
         "grants",
         "notes",
     } <= bold
+    answer = Explanation(rule="", verdict=UNKNOWN, who=Who(1, 1), pid=None, program=None, reserved_below=1024)
+    assert set(answer.values()) <= bold
+    assert set(VERDICTS) <= set(re.findall(r"[\w-]+", section("JSON")))
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")

@@ -30,6 +30,7 @@ def test_all_that_a_list_of_grants_needs() -> None:
         "uid": b"33",
         "gid": b"34",
         "reserved-below": b"1024",
+        "netns": b"7",
         "holder": b"command",
         "pid": b"77",
         "since": b"1700000000",

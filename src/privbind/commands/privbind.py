@@ -158,7 +158,8 @@ def _not_granted(command: Command, lacking: list[str]) -> NotGrantedError:
     toml = f"grant = [{{user = {dumps(command.account.name or command.account.uid)}, allow = {dumps(lacking)}}}]"
     return NotGrantedError(
         f"{user} may not bind {rules}",
-        f"for good: sudo privbindctl allow {user} {rules}; once: sudo privbind -u {user} --allow {rules} -- {argv}",
+        f"for good: sudo privbindctl allow {user} {rules}; once: sudo privbind -u {user} --allow {rules} -- {argv}; "
+        f"why: privbindctl explain {rules}",
         toml,
     )
 

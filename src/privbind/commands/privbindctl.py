@@ -10,7 +10,7 @@ from .. import __version__
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import PolicyError
 from ..values import value
-from .output import FAILED, NO_MEMORY, let_interrupt_end, missing_module, print_out, say, width
+from .output import FAILED, NO_MEMORY, let_interrupt_end, missing_module, print_out, printable, say, width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ Usage: privbindctl doctor [--json]
        privbindctl load [--dry-run] [-v]
        privbindctl unload
        privbindctl test USER RULE...
+       privbindctl explain RULE... [--user USER] [--pid PID] [--json]
        privbindctl import-authbind
        privbindctl grant (--pid PID | --unit UNIT | --cgroup DIR | --self) --allow RULE... [-n NUM] [-r PORTS]
        privbindctl revoke (--pid PID | --unit UNIT | --cgroup DIR | --self)
@@ -44,6 +45,7 @@ Tell what privbind can do on this host and who has which grants; give users the 
   load                   put into the kernel what the files in /etc/privbind/grants.d grant
   unload                 take it out
   test                   may this user bind this? 0: yes, 1: no; asked by doing, without touching the port
+  explain                why a bind is refused, or by which right it is granted, and what to type to change it
   import-authbind        print authbind's configuration as grants
   grant                  let all that is in a cgroup bind what the rules say; again: in the place of what it had
   revoke                 take privbind's grant off a cgroup; what is bound stays bound
@@ -54,14 +56,15 @@ Tell what privbind can do on this host and who has which grants; give users the 
       --dry-run          load: who would have which grants; nothing is loaded
   -v, --verbose          load: say who may bind what; -vv: list the programs, too
       --cgroup DIR       standing grants: hold below this cgroup only; grant, revoke: the cgroup that is meant
-      --pid PID          grant, revoke: the cgroup that only this process is in
+      --pid PID          grant, revoke: the cgroup that only this process is in; explain: the process that is meant
       --unit UNIT        grant, revoke: the cgroup of a unit of systemd
       --self             grant, revoke: the cgroup that privbindctl itself is in (ExecStartPre=+)
+      --user USER        explain: the user who is meant, in the place of whoever asks
   -a, --allow RULE       grant, oci-install: what may be bound; repeatable, and comma-separated
   -n, --binds NUM        grant: at most NUM successful reserved binds, over all processes together
   -r, --reuse-port PORTS  grant: set SO_REUSEPORT before binding these ports
       --write            oci-install: write them, where there is nothing else
-      --json             doctor, ls: print JSON, for programs
+      --json             doctor, ls, explain: print JSON, for programs
   -h, --help             print this and end
       --version          print the version and end
 
@@ -78,6 +81,7 @@ _COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
     "load": (("dry-run", "verbose"), ("cgroup",), False),
     "unload": ((), ("cgroup",), False),
     "test": ((), (), True),
+    "explain": (("json",), ("user", "pid"), True),
     "import-authbind": ((), (), False),
     "grant": (("self",), ("pid", "unit", "cgroup", "allow", "binds", "reuse-port"), False),
     "revoke": (("self",), ("pid", "unit", "cgroup"), False),
@@ -138,6 +142,8 @@ def _run(call: Call, place: str) -> int:
         return _doctor(place, "json" in call.flags)
     if call.command == "ls":
         return _ls("json" in call.flags)
+    if call.command == "explain":
+        return _explain(call)
     return _change(call, place)
 
 
@@ -252,6 +258,26 @@ def _ls(as_json: bool) -> int:
     for line in (*(f"not seen: {line}" for line in listing.unseen), *(f"note: {line}" for line in listing.notes)):
         say(line, _PROGRAM)
     return status
+
+
+def _explain(call: Call) -> int:
+    from _socket import getservbyname
+
+    from ..grant.policy import MAX_U32, Policy, number
+    from ..inspect.explain import explain, user
+
+    if not call.words:
+        raise UsageError("explain: which rule? (privbindctl explain tcp:80)")
+    policy = Policy.parse(call.words, getservbyname)
+    name, pid = call.values.get("user"), call.values.get("pid")
+    found = explain(
+        policy,
+        None if name is None else user(name),
+        None if pid is None else number(pid, 1, MAX_U32, "--pid"),
+    )
+    if "json" in call.flags:
+        return _print(_json(found.values()))
+    return _print("".join(f"{printable(line)}\n" for line in found.lines()))
 
 
 def _json(values: dict[str, Any]) -> str:

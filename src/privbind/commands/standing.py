@@ -6,8 +6,7 @@ from __future__ import annotations
 import posix
 from shlex import join
 
-from ..errors import PrivbindError, UsageError, counted, strerror
-from ..linux import child
+from ..errors import UsageError, counted
 from ..standing import describe, editing, files, load, text
 from ..standing.names import System
 from ..standing.resolve import GID, UID, resolve
@@ -17,8 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..account import Account
-    from ..grant.policy import Policy, Rule
+    from ..grant.policy import Rule
     from ..standing.resolve import Key, Resolved
     from .privbindctl import Call
 
@@ -121,6 +119,7 @@ def _test(call: Call) -> int:
 
     from ..account import look_up
     from ..grant.policy import Policy
+    from ..inspect.may_bind import refused_as
 
     if len(call.words) < 2:
         raise UsageError("test: which user, and what? (privbindctl test USER RULE)")
@@ -131,27 +130,10 @@ def _test(call: Call) -> int:
     policy = Policy.parse(rules, getservbyname)
     if posix.geteuid() != 0 and account.uid != posix.getuid():
         raise UsageError(f"test: only root can ask for {user} (sudo privbindctl test {join(call.words)})")
-    refused = ask_as(account, policy)
+    refused = refused_as(account, policy)
     verb = "may not bind" if refused else "may bind"
     _print([f"{user} {verb} {', '.join(refused) if refused else str(policy)}"])
     return _NO if refused else 0
-
-
-def ask_as(account: Account, policy: Policy) -> list[str]:
-    """What an account may not bind of a policy, asked by doing in a child that is that account."""
-    from ..account import become
-    from ..inspect.may_bind import refused
-    from ..linux.sockets import port_start
-
-    def asked() -> str:
-        if posix.geteuid() == 0:
-            become(account)
-        return "\n".join(refused(policy, port_start()))
-
-    try:
-        return child.ask(asked).split()
-    except OSError as error:
-        raise PrivbindError(f"cannot ask as {account}: {strerror(error)}") from error
 
 
 def _import_authbind(call: Call) -> int:

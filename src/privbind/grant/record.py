@@ -43,6 +43,7 @@ def describe(grant: Grant, holder: Holder, site: Site, mechanism: str) -> list[t
         ("pid", str(holder.pid)),
         ("since", str(holder.since)),
         ("reserved-below", str(site.port_start)),
+        ("netns", str(site.netns)),
     ]
     found = [(name, value.encode("utf-8", "surrogateescape")) for name, value in said]
     room = _MAX_ARGUMENTS

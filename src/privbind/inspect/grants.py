@@ -87,7 +87,7 @@ def find() -> Listing:
     """All that can be seen from here."""
     unseen: list[str] = []
     notes: list[str] = []
-    found = [*_on_cgroups(unseen, notes), *_of_helpers(unseen), *_ambient()]
+    found = [*_on_cgroups(unseen, notes), *of_helpers(unseen), *_ambient()]
     try:
         if posix.geteuid() != 0 and procfs.hides_processes():
             unseen.append("processes of other users (/proc is mounted with hidepid; run as root)")
@@ -228,8 +228,8 @@ def _by_name(path: str, fd: int) -> LiveGrant:
         return grant
 
 
-def _of_helpers(unseen: list[str]) -> Iterator[LiveGrant]:
-    """Those of preload and seccomp."""
+def of_helpers(unseen: list[str]) -> Iterator[LiveGrant]:
+    """Those of preload and seccomp; what could not be seen is added to ``unseen``."""
     hidden = 0
     processes = _Processes()
     for pid, status in _statuses(lambda pid: procfs.name(pid) == _HELPER):

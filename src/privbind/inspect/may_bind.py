@@ -8,6 +8,7 @@ that is sent to it is lost (inet_bind and inet6_bind, net/ipv4/af_inet.c and net
 
 from __future__ import annotations
 
+import posix
 from _socket import AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, SOCK_DGRAM, SOCK_STREAM, inet_ntop, socket
 from errno import EACCES, EAFNOSUPPORT, EINVAL, EPERM
 
@@ -17,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..account import Account
     from ..grant.policy import Rule
 
 _IP_FREEBIND = 15  # linux/in.h, 2.4: addresses that no interface has can be bound
@@ -38,6 +40,29 @@ def refused(policy: Policy, port_start: int) -> list[str]:
         return [text for rule in rules or () for text in _refused_of(rule, port_start, asked)]
     finally:
         asked.close()
+
+
+def refused_as(account: Account, policy: Policy, namespace: int = -1) -> list[str]:
+    """The same for an account, asked in a child that is that account; whoever is not root asks for oneself.
+
+    ``namespace`` is an open file of /proc/PID/ns of another network namespace than this one. Raises PrivbindError.
+    """
+    from ..account import become
+    from ..errors import PrivbindError
+    from ..linux import child, process
+    from ..linux.sockets import port_start
+
+    def asked() -> str:
+        if namespace >= 0:
+            process.enter_network_namespace(namespace)
+        if posix.geteuid() == 0:
+            become(account)
+        return "\n".join(refused(policy, port_start()))
+
+    try:
+        return child.ask(asked).split()
+    except OSError as error:
+        raise PrivbindError(f"cannot ask as {account}: {error.strerror or error}") from error
 
 
 def _refused_of(rule: Rule, port_start: int, asked: _Asked) -> Iterator[str]:

@@ -95,6 +95,38 @@ def read_descriptor(pid: int, fd: int, max_size: int) -> bytes:
         posix.close(file)
 
 
+def executable(pid: int) -> str:
+    """The program that a process runs, as a path. Needs the right to trace it."""
+    return posix.readlink(f"{_PROC}/{pid}/exe")
+
+
+def maps_file(pid: int, name: str) -> bool:
+    """Whether a file of this name is in a process's memory (proc_pid_maps(5)). Needs the right to trace it."""
+    ending = f"/{name}".encode()
+    return any(line.endswith(ending) for line in _read(f"{_PROC}/{pid}/maps").split(b"\n"))
+
+
+def socket_owners(inodes: set[int]) -> dict[int, int]:
+    """A process that holds each of these sockets, for those that can be seen."""
+    links = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, int] = {}
+    for pid in processes():
+        try:
+            numbers = posix.listdir(f"{_PROC}/{pid}/fd")
+        except OSError:
+            continue
+        for number in numbers:
+            try:
+                inode = links.get(posix.readlink(f"{_PROC}/{pid}/fd/{number}"))
+            except OSError:
+                continue
+            if inode is not None:
+                found.setdefault(inode, pid)
+        if len(found) == len(inodes):
+            break
+    return found
+
+
 def _memory_device() -> int:
     """The device number that the kernel's files in memory have (memfd_create(2))."""
     file = posix.memfd_create("", posix.MFD_CLOEXEC)

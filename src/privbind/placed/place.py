@@ -12,7 +12,7 @@ from errno import ENOENT, ESRCH
 
 from ..errors import PrivbindError, counted, strerror, with_remedy
 from ..grant.site import Site
-from ..linux import cgroup, child, hierarchy, process, procfs, sockets
+from ..linux import cgroup, hierarchy, network, process, procfs
 from ..values import value
 
 TYPE_CHECKING = False
@@ -219,19 +219,7 @@ def _representative(pids: list[int], path: str) -> int:
 def _site_in(pid: int) -> Site:
     """The site of a process's network namespace, which a child enters to look."""
     try:
-        namespace = posix.open(f"/proc/{pid}/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
+        return Site(*network.of_process(pid))
     except OSError as error:
         reason = "it has ended" if error.errno == ENOENT else strerror(error)
         raise PrivbindError(f"cannot see the network namespace of process {pid}: {reason}") from error
-
-    def look() -> str:
-        process.enter_network_namespace(namespace)
-        return f"{sockets.netns_cookie()} {sockets.port_start()}"
-
-    try:
-        netns, port_start = map(int, child.ask(look).split())
-    except OSError as error:
-        raise PrivbindError(f"cannot enter the network namespace of process {pid}: {strerror(error)}") from error
-    finally:
-        posix.close(namespace)
-    return Site(netns, port_start)

@@ -12,6 +12,7 @@ import posix
 from _struct import Struct
 from errno import E2BIG, EACCES, ENOENT, EPERM
 from fcntl import LOCK_EX, LOCK_NB, flock
+from sys import byteorder
 from time import monotonic, sleep, time
 
 from ..errors import PrivbindError, strerror, with_remedy
@@ -36,7 +37,7 @@ LOCK = "/run/privbind.lock"
 _PATIENCE_S = 30
 _ROOT = 1  # the inode, and so the id, of the root of cgroup v2
 _TABLE = "privbind_table"
-_HEAD = Struct("=QI")  # when it was loaded, in seconds since 1970; the length of the text
+_HEAD = Struct("=QIQ")  # when it was loaded, in seconds since 1970; the length of the text; the network namespace
 
 
 class Target:
@@ -76,13 +77,15 @@ class Target:
 class InForce:
     """The standing grants that are in force: their text, since when, and how often each holder's were used.
 
-    ``complete`` says that both programs are there; ``holders`` are by their keys in the table.
+    ``complete`` says that both programs are there; ``holders`` are by their keys in the table. ``netns`` is as in
+    `Target`.
     """
 
     text: bytes
     since: int
     holders: dict[bytes, table.Held]
     complete: bool
+    netns: int = 0
 
 
 def load(target: Target, read: Callable[[], tuple[Mapping[Key, Iterable[Rule]], bytes]]) -> bool:
@@ -103,7 +106,7 @@ def _load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> 
         if before is not None and before.text == text and attached.is_current:
             return False
         counted = {key: held.granted for key, held in before.holders.items()} if before else {}
-        entries = table.build(grants, _HEAD.pack(int(time()), len(text)) + text, counted)
+        entries = table.build(grants, _HEAD.pack(int(time()), len(text), target.netns) + text, counted)
         try:
             filled = bpf.create_hash(_TABLE, table.KEY_SIZE, table.VALUE_SIZE, len(entries))
             try:
@@ -135,6 +138,39 @@ def in_force(target: Target) -> InForce | None:
     """What is in force now; None for nothing. Raises PrivbindError."""
     with _Attached(target) as attached:
         return attached.read()
+
+
+def open_slot(maps: Iterable[int]) -> int:
+    """A descriptor of the slot among a program's maps, which are given by their ids; -1 for none. Raises OSError."""
+    for number in maps:
+        fd = bpf.open_map(number)
+        if bpf.map_info(fd)[0] == program.SLOT:
+            return fd
+        posix.close(fd)
+    return -1
+
+
+def held(slot: int) -> int:
+    """The id of the map in a slot, 0 for none: it changes with every load. Raises OSError."""
+    try:
+        return int.from_bytes(bpf.read_array(slot, 4), byteorder)
+    except FileNotFoundError:
+        return 0
+
+
+def read_slot(slot: int, complete: bool = True) -> InForce | None:
+    """The grants in a slot; None where it holds none. Raises OSError."""
+    try:
+        held = bpf.open_slot(slot)
+    except FileNotFoundError:
+        return None
+    try:
+        entries = bpf.read_all(held, table.KEY_SIZE, table.VALUE_SIZE)
+    finally:
+        posix.close(held)
+    text = table.text_of(entries)
+    since, length, netns = _HEAD.unpack_from(text.ljust(_HEAD.size, b"\0"))
+    return InForce(text[_HEAD.size : _HEAD.size + length], since, table.holders(entries), complete, netns)
 
 
 class _Attached:
@@ -183,19 +219,9 @@ class _Attached:
         if self.slot < 0:
             return None
         try:
-            held = bpf.open_slot(self.slot)
-            try:
-                entries = bpf.read_all(held, table.KEY_SIZE, table.VALUE_SIZE)
-            finally:
-                posix.close(held)
-        except FileNotFoundError:
-            return None
+            return read_slot(self.slot, self.programs.keys() == program.NAMES.keys())
         except OSError as error:
             raise _refused(self._target, "read the grants of", error) from error
-        text = table.text_of(entries)
-        since, length = _HEAD.unpack_from(text.ljust(_HEAD.size, b"\0"))
-        complete = self.programs.keys() == program.NAMES.keys()
-        return InForce(text[_HEAD.size : _HEAD.size + length], since, table.holders(entries), complete)
 
     def complete(self, filled: int) -> None:
         """Put the programs on the cgroup that are missing there or are another version's. Raises OSError.
@@ -265,12 +291,7 @@ class _Attached:
                 self._readers.add(hook)
 
     def _find_slot(self, maps: list[int]) -> None:
-        for number in maps:
-            fd = bpf.open_map(number)
-            if bpf.map_info(fd)[0] == program.SLOT:
-                self.slot = fd
-                return
-            posix.close(fd)
+        self.slot = open_slot(maps)
 
     def _load(self, slot: int = -1) -> dict[int, int]:
         code = program.programs(self._target.netns)

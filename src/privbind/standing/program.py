@@ -20,7 +20,7 @@ from . import table
 NAMES = {INET4_BIND: "privbind_user4", INET6_BIND: "privbind_user6"}
 """What the programs are called, at most 15 bytes."""
 
-SLOT = "privbind_slot1"
+SLOT = "privbind_slot2"
 """The map that holds the table; its number changes when the table's layout does."""
 
 # struct bpf_sock_addr, linux/bpf.h

@@ -1,0 +1,90 @@
+"""privbindctl explain: why a bind is refused, or by which right it is granted, and what to type."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ..harness.situations import EXPLAINED, GRANTS, SITUATIONS, Situation, take, tell
+from ..harness.standing import StandingHost
+
+
+def explained(host: StandingHost, *words: str, **options: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(host.ctl("explain", *words, "--json", **options).ok().out)
+    return found
+
+
+@pytest.mark.parametrize("situation", SITUATIONS, ids=str)
+def test_a_situation(standing: StandingHost, situation: Situation) -> None:
+    """The verdict and the right, and the process then gets what was said."""
+    standing.load(GRANTS)
+    process = situation.start(standing)
+    if situation.before:
+        assert tell(process, situation.before) == "ok"
+    if situation.taken:
+        take(standing)
+    found = explained(standing, situation.rule, f"--pid={process.pid}")
+    assert found["verdict"] == EXPLAINED[situation.verdict], found
+    permitting = {(grant["kind"], grant["mechanism"]) for grant in found["grants"] if grant["permits"]}
+    if situation.right == "capability":
+        assert found["right"] == ["the capability CAP_NET_BIND_SERVICE"]
+    elif situation.right:
+        assert permitting == {(situation.right, situation.mechanism)}
+        assert found["right"]
+    else:
+        assert (permitting, found["right"]) == (set(), [])
+    if situation.why_not:
+        assert situation.why_not in {grant["why_not"] for grant in found["grants"]}, found
+    assert bool(found["remedies"]) == (situation.answer != "ok")
+    assert tell(process, situation.bind) == situation.answer
+
+
+def test_who_is_not_root(standing: StandingHost) -> None:
+    """Asks about themselves: the verdict is the kernel's, and what could not be seen is said."""
+    ctl = standing.ctl_path
+    for user, verdict in (("alice", "permitted"), ("bob", "refused")):
+        standing.load(GRANTS)
+        found = json.loads(standing.as_user(user, [ctl, "explain", "tcp:127.0.0.1:80", "--json"]).ok().out)
+        assert (found["verdict"], found["checked"]) == (verdict, True), found
+        assert any("run as root" in line for line in found["unseen"])
+        standing.ctl("unload").ok()
+        found = json.loads(standing.as_user(user, [ctl, "explain", "tcp:127.0.0.1:80", "--json"]).ok().out)
+        assert (found["verdict"], found["checked"]) == ("refused", True), found
+    assert any("privbindctl allow bob tcp:127.0.0.1:80" in line for line in found["remedies"])
+    others = json.loads(standing.as_user("bob", [ctl, "explain", "tcp:80", "--user=alice", "--json"]).ok().out)
+    assert others["verdict"] == "unknown"
+    assert any("only root can ask for others" in line for line in others["unseen"])
+
+
+def test_what_root_asks_for_a_user(standing: StandingHost) -> None:
+    """In words: the grant with file and line; what to type gives the right."""
+    standing.load(GRANTS)
+    lines = standing.ctl("explain", "tcp:127.0.0.1:80", "--user=alice").ok().lines
+    assert lines[0] == "alice may bind tcp:127.0.0.1:80"
+    assert any("standing grant for alice (uid 4001) (/etc/privbind/grants.d/test.toml:2)" in line for line in lines)
+    lines = standing.ctl("explain", "tcp:81", "--user=bob").ok().lines
+    assert lines[0] == "bob may not bind tcp:81"
+    (line,) = (line for line in lines if "# for good" in line)
+    standing.ctl(*line.split("privbindctl ")[1].split("  #")[0].split()).ok()
+    assert standing.ctl("explain", "tcp:81", "--user=bob").ok().lines[0] == "bob may bind tcp:81"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "explain: which rule? (privbindctl explain tcp:80)"),
+        (("tcp:0",), "rule 'tcp:0': port '0' is not a whole number from 1 to 65535"),
+        (("sctp:80",), "rule 'sctp:80': unknown protocol 'sctp' (tcp or udp)"),
+        (("tcp:80", "--user=nobody-at-all"), "--user: unknown user 'nobody-at-all'"),
+        (
+            ("tcp:80", "--pid=4194305"),
+            "--pid: there is no process 4194305 that can be seen (No such file or directory)",
+        ),
+        (("tcp:80", "--pid=self"), "--pid 'self' is not a whole number from 1 to 4294967295"),
+    ],
+)
+def test_bad_input(standing: StandingHost, words: tuple[str, ...], message: str) -> None:
+    found = standing.ctl("explain", *words)
+    assert (found.status, found.out, found.err) == (125, "", f"privbindctl: {message}\n")
