@@ -120,6 +120,14 @@ dist/.made: $(BIN)/.build $(SOURCES) hatch_build.py pyproject.toml README.md LIC
 	@find dist -name '*.whl' ! -name "$$(ls build/wheel)" -delete && mv build/wheel/*.whl dist/
 	@touch $@
 
+.PHONY: dist
+dist: dist-set-up $(BIN)/.dist ## what a package index gets: sdist, wheels for two architectures and C libraries, checked
+	@$(BIN)/python tools/dist.py dist/release
+
+.PHONY: dist-set-up
+dist-set-up:
+	@tools/setup dist
+
 .PHONY: deb
 deb: deb-set-up $(BIN)/.build ## the Debian package, built in a clean Debian (as root; SUITE=trixie for that one)
 	@PYTHONPATH=tools $(BIN)/python -m deb.build $(or $(SUITE),bookworm)
@@ -130,7 +138,7 @@ deb-set-up:
 
 # What each part needs, in one virtual environment: the groups of pyproject.toml, in the versions that tools/locked has.
 LOCKED := tools/locked
-GROUPS := build test lint lock
+GROUPS := build dist test lint lock
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
 	--requirement $<
 
@@ -140,7 +148,7 @@ $(BIN)/.build: $(LOCKED)/build.txt
 	@$(install)
 	@touch $@
 
-$(BIN)/.test $(BIN)/.lint $(BIN)/.lock: $(BIN)/.%: $(LOCKED)/%.txt $(BIN)/.build
+$(BIN)/.dist $(BIN)/.test $(BIN)/.lint $(BIN)/.lock: $(BIN)/.%: $(LOCKED)/%.txt $(BIN)/.build
 	@$(install)
 	@touch $@
 
@@ -150,7 +158,7 @@ $(BIN)/.test $(BIN)/.lint $(BIN)/.lock: $(BIN)/.%: $(LOCKED)/%.txt $(BIN)/.build
 lock: $(BIN)/.lock ## the newest versions of all tools, into tools/locked
 	@$(foreach group,lint $(filter-out lint,$(GROUPS)),$(BIN)/uv pip compile --quiet --no-config --upgrade --universal \
 		--python-version 3.11 --only-binary :all: --generate-hashes --custom-compile-command 'make lock' \
-		--group $(group) $(if $(filter build test,$(group)),--constraints $(LOCKED)/lint.txt) \
+		--group $(group) $(if $(filter build dist test,$(group)),--constraints $(LOCKED)/lint.txt) \
 		--output-file $(LOCKED)/$(group).txt &&) true
 
 .PHONY: clean

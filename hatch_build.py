@@ -2,7 +2,9 @@
 """Build hook: compiles the shim and the launcher, puts them into the wheel and tags it.
 
 Neither is an extension module, so one wheel serves every Python from 3.11 on the same architecture:
-py3-none-linux_ARCH. Where nothing can be compiled the wheel has the sh launcher and no shim, and is py3-none-any.
+py3-none-linux_ARCH, or with PRIVBIND_PLATFORM=manylinux_2_17 that instead of linux: what is compiled needs no C library
+of its own, so it is for whoever asks for the wheel to say which it is for (tools/dist.py does). Where nothing can be
+compiled the wheel has the sh launcher and no shim, and is py3-none-any.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class PrivbindHook(BuildHookInterface):  # type: ignore[type-arg]
         source = str(Path(self.root, "src")) if editable else ""
         try:
             shim = self._compile(made, source)
-            build_data["tag"] = f"py3-none-linux_{_architecture()}"
+            build_data["tag"] = f"py3-none-{os.environ.get('PRIVBIND_PLATFORM') or 'linux'}_{_architecture()}"
             build_data["pure_python"] = False
         except CannotCompileError as error:
             if os.environ.get("PRIVBIND_REQUIRE_COMPILER"):

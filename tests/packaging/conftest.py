@@ -65,6 +65,14 @@ def pipx(place: Path, wheel: Path) -> Install:
 
 
 @pytest.fixture(scope="session")
+def uv(place: Path, wheel: Path) -> Install:
+    """`uv tool install WHEEL`: the same, without the man page."""
+    places = {"UV_TOOL_DIR": str(place / "uv"), "UV_TOOL_BIN_DIR": str(place / "uv-bin"), "UV_OFFLINE": "1"}
+    run(sys.executable, "-m", "uv", "tool", "install", "--compile-bytecode", "--python", PYTHON, wheel, changes=places)
+    return Install("uv", place / "uv-bin/privbind", compiled=True)
+
+
+@pytest.fixture(scope="session")
 def editable(place: Path, checkout: Path) -> Install:
     """`pip install -e CHECKOUT`."""
     run(*bare_venv(place / "editable"), "-e", checkout)
@@ -78,7 +86,7 @@ def uncompiled(place: Path, checkout: Path) -> Install:
     return Install("uncompiled", place / "uncompiled/bin/privbind", compiled=False)
 
 
-@pytest.fixture(params=["pip", "pipx", "editable", "uncompiled", *SHELLS])
+@pytest.fixture(params=["pip", "pipx", "uv", "editable", "uncompiled", *SHELLS])
 def install(request: pytest.FixtureRequest, place: Path) -> Install:
     """Each install in turn, and the sh launcher as a system runs it whose /bin/sh is another shell."""
     if request.param not in SHELLS:

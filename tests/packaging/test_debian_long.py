@@ -21,8 +21,8 @@ MAY_80 = [PYTHON, "-I", "-c", MANY, "80", "81"]
 ELSEWHERE = """
 umask 027
 export TZ=Asia/Tokyo LC_ALL=C.UTF-8 USER=somebody
-mkdir -p "/somewhere/else with a longer name"
-cd "/somewhere/else with a longer name"
+mkdir -p "/somewhere/else-with-a-longer-name"
+cd "/somewhere/else-with-a-longer-name"
 cp -R /work/* .
 cd privbind-*/
 dpkg-buildpackage -us -uc >/dev/null 2>../log || { cat ../log >&2; exit 1; }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from privbind import __version__
 
 from ..harness.install import ROOT, copy_for_all
 from ..harness.readme import DRIVER, EXAMPLE_SAYS, block
@@ -59,16 +63,44 @@ def test_make_help(clone: Path) -> None:
     assert "make test" in done.stdout
 
 
+HIDE = """
+mkdir -p /usr/local/share/man
+for place in /opt /usr/local/sbin /usr/local/share/man; do mount -t tmpfs -o mode=755 tmpfs $place; done
+"""
+
+
 def test_install_and_first_example(clone: Path) -> None:
-    """The install block, then the example at the top: it serves as the README says, and has no other port."""
-    hide = "for place in /opt /usr/local/sbin; do mount -t tmpfs -o mode=755 tmpfs $place; done\n"
+    """From source, then the example at the top: it serves as the README says, and has no other port."""
+    pip = block(clone, "python3 -m venv")
+    assert "`/opt/privbind/bin/pip install .`" in (clone / "README.md").read_text()
+    source = re.sub("(pip install) privbind", r"\1 .", pip)
     example = block(clone, "privbind -u nobody").strip()
     run = 'exec unshare --net sh -ec \'ip link set lo up; exec "$@"\' sh /usr/bin/python3 -I -c "$@"'
-    script = f"{hide}{block(clone, 'python3 -m venv')}\n{run}"
-    done = new_user(clone, "unshare", "--mount", "sh", "-ec", script, "sh", DRIVER, example)
+    done = new_user(clone, "unshare", "--mount", "sh", "-ec", f"{HIDE}{source}\n{run}", "sh", DRIVER, example)
     assert done.returncode == 0, done.stdout + done.stderr
     found = done.stdout.splitlines()[-4:]
     assert found == EXAMPLE_SAYS, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("start", ["PIPX_HOME=", "UV_TOOL_DIR=", "python3 -m venv"])
+def test_installed_as_it_says(clone: Path, wheel: Path, start: str) -> None:
+    """By each tool, from a wheel: the commands, a launch whose user must read the shim, and the manual pages."""
+    script = re.sub("(?<=install)(.*) privbind$", rf"\1 {wheel}", block(clone, start), flags=re.MULTILINE)
+    assert str(wheel) in script
+    try_it = """
+for command in privbind privbindctl privbind-oci-hook; do command -v $command; done
+privbind --version
+privbind -u nobody --via preload --allow tcp:80 id -un
+for page in privbind privbindctl privbind-oci-hook privbind-grants; do man -w $page; done
+"""
+    tools = f"PATH=$PATH:{Path(sys.executable).parent} UV_OFFLINE=1\nexport PATH UV_OFFLINE\n"
+    done = new_user(clone, "unshare", "--mount", "sh", "-ec", f"{HIDE}{tools}{script}{try_it}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    commands = [f"/usr/local/sbin/{name}" for name in ("privbind", "privbindctl", "privbind-oci-hook")]
+    pages = ["man1/privbind.1", "man1/privbindctl.1", "man1/privbind-oci-hook.1", "man5/privbind-grants.5"]
+    found = done.stdout.splitlines()[-9:]
+    found[-4:] = [path.rpartition("/man/")[2] for path in found[-4:]]
+    assert found == [*commands, f"privbind {__version__}", "nobody", *pages], done.stdout + done.stderr
 
 
 def test_the_man_page_of_the_clone(clone: Path) -> None:

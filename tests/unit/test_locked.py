@@ -38,7 +38,7 @@ def test_each_group_is_locked(group: str) -> None:
         assert entry.startswith("#") or "--hash=sha256:" in entry
 
 
-@pytest.mark.parametrize("group", ["build", "test"])
+@pytest.mark.parametrize("group", ["build", "dist", "test"])
 def test_a_tool_has_one_version(group: str) -> None:
     """Whichever group it is installed with."""
     assert locked(group).items() <= locked("lint").items()

@@ -16,6 +16,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from dist import PLATFORMS
+
 from . import ARM, PROJECT, ROOT_PYTHON, X86, FailedError, run
 from .root import native
 
@@ -103,7 +105,8 @@ def _install(wheel: Path, prefix: Path) -> None:
 
 
 def _foreign_wheel(arch: str, folder: Path) -> Path:
-    environment = {"CC": _COMPILERS[arch], "PRIVBIND_REQUIRE_COMPILER": "1"}
+    # The wheel that `make dist` makes, to the byte.
+    environment = {"CC": _COMPILERS[arch], "PRIVBIND_PLATFORM": PLATFORMS[0], "PRIVBIND_REQUIRE_COMPILER": "1"}
     words = [f"{name}={value}" for name, value in environment.items()]
     build = (sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder)
     run("env", *words, *build, cwd=PROJECT)
