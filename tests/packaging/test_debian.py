@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import platform
 import re
 import subprocess
@@ -149,6 +150,14 @@ def test_install_serve_and_remove(built: Built) -> None:
         example = block(ROOT, "privbind -u nobody").strip()
         done = debian.run([PYTHON, "-I", "-c", DRIVER, example]).ok()
         assert done.lines[-4:] == EXAMPLE_SAYS, done
+        doctor = debian.run(["privbindctl", "doctor", "--json"]).ok()
+        assert json.loads(doctor.out)["installation"] == {
+            "how": "Debian's package",
+            "package": "/usr/share/privbind/privbind",
+            "python": PYTHON,
+            "bound_to": None,
+            "faults": [],
+        }
         compiled = debian.sh("find /usr/share/privbind -name '*.pyc'").lines
         assert compiled, "there is no bytecode: a launch would take twice as long"
         # Installed, but neither enabled nor started.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import stat
 import subprocess
 import sys
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from privbind import __version__
 
@@ -46,6 +49,61 @@ def test_each_install_says_its_version(install: Install) -> None:
     assert run(install.command.resolve().with_name("privbind-oci-hook"), "--help").startswith(
         "Usage: privbind-oci-hook"
     )
+
+
+HOW = {"pip": "pip", "pipx": "pipx", "uv": "uv tool", "editable": "the sources in ", "uncompiled": "pip"}
+
+
+@pytest.mark.parametrize("kind", HOW)
+def test_the_doctor_says_how_it_was_installed(kind: str, request: pytest.FixtureRequest) -> None:
+    """And that nothing is wrong with it."""
+    install: Install = request.getfixturevalue(kind)
+    told = installation(install)
+    assert told["how"].startswith(HOW[kind])
+    bound = (
+        None if kind == "editable" else run(PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
+    )
+    assert told["bound_to"] == bound
+    assert told["faults"] == []
+
+
+def test_the_doctor_says_what_would_break_it(place: Path, wheel: Path) -> None:
+    """Each fault in turn, and none when it is mended."""
+    venv = place / "broken"
+    run(*bare_venv(venv), "--no-index", wheel)
+    install = Install("pip", venv / "bin/privbind", compiled=True)
+    (package,) = venv.glob("lib/python3*/site-packages/privbind")
+
+    def fault() -> str:
+        (told,) = installation(install)["faults"]
+        return str(told)
+
+    (package / "errors.py").chmod(0o666)
+    assert fault().startswith(f"everybody may write '{package}/errors.py': they decide what root runs")
+    (package / "errors.py").chmod(0o644)
+    os.chown(package / "errors.py", 4711, 0)
+    assert fault().startswith(f"uid 4711 may write '{package}/errors.py'")
+    os.chown(package / "errors.py", 0, 0)
+    venv.chmod(0o700)
+    assert fault().startswith(f"not every user may enter '{venv}', so preload fails")
+    venv.chmod(0o755)
+    (package / "_preload/libprivbind.so").chmod(0o600)
+    assert fault().startswith(f"not every user may read '{package}/_preload/libprivbind.so'")
+    (package / "_preload/libprivbind.so").chmod(0o755)
+    assert installation(install)["faults"] == []
+    (venv / "bin/python3").unlink()
+    (venv / "bin/python3").symlink_to("/nonexistent/python3")
+    assert fault().startswith(f"'{venv}/bin/python3' leads to nothing, and /usr/bin/python3 runs privbind instead")
+    text = run(install.command.with_name("privbindctl"), "doctor")
+    assert "beware     '" in text
+
+
+def installation(install: Install) -> dict[str, Any]:
+    """What privbindctl doctor says of it."""
+    ctl = install.command.resolve().with_name("privbindctl")
+    done = subprocess.run([ctl, "doctor", "--json"], capture_output=True, check=False)
+    found: dict[str, Any] = json.loads(done.stdout)["installation"]
+    return found
 
 
 def test_the_wheel_serves_every_python_on_this_architecture(wheel: Path) -> None:

@@ -25,6 +25,7 @@ from privbind.grant.site import Site
 from privbind.helper import ledger
 from privbind.inspect.grants import Listing, LiveGrant, from_record
 from privbind.inspect.host import Cgroups, Installed, Offer, Report, Shim
+from privbind.inspect.installation import Installation
 from privbind.inspect.standing import Standing
 
 from ..harness.install import SOURCE
@@ -125,6 +126,7 @@ REPORT = Report(
     ),
     port_start=1024,
     cgroups=Cgroups("hybrid", "/a", True),
+    installation=Installation("pipx", "/a/privbind", "/a/python3", "3.11", ("everybody may write '/a'",)),
     installed=(Installed("/usr/bin/privbind", True, False, False),),
     shim=Shim("/lib/x.so", True, True),
     standing=Standing(True, 2, 1, NOW, False),
@@ -141,6 +143,10 @@ def test_the_doctors_text() -> None:
     assert lines[7].split() == ["preload", "?", "?", "?"]
     told = {line[:11].strip(): line[11:] for line in lines[lines.index("") + 1 :]}
     assert told["reserved"] == "ports 1 to 1023"
+    assert told["from"] == (
+        "pipx, in /a/privbind, run by /a/python3, which it is bound to: with another than 3.11, install it again"
+    )
+    assert told["beware"] == "everybody may write '/a'"
     assert told["installed"] == "/usr/bin/privbind is setuid: every user can run commands as any user with it"
     assert told["shim"] == "/lib/x.so: loads"
     assert told["not seen"] == "whether preload can be used"
@@ -202,7 +208,8 @@ def test_the_doctors_json() -> None:
     """Its keys are documented, and stay."""
     values = json.loads(json.dumps(doctor_values(REPORT)))
     assert set(values) == {
-        "privbind", "kernel", "uid", "mechanisms", "reserved", "cgroups", "installed", "shim", "standing", "unseen",
+        "privbind", "kernel", "uid", "mechanisms", "reserved", "cgroups", "installation", "installed", "shim",
+        "standing", "unseen",
     }  # fmt: skip
     assert values["mechanisms"][1] == {
         "name": "seccomp",

@@ -49,6 +49,7 @@ def doctor_values(report: Report) -> dict[str, Any]:
         "mechanisms": [asdict(offer) for offer in report.offers],
         "reserved": {"below": report.port_start, "state": reserved_state(report.port_start)},
         "cgroups": asdict(report.cgroups),
+        "installation": asdict(report.installation),
         "installed": [asdict(command) for command in report.installed],
         "shim": asdict(report.shim),
         "standing": _timed(asdict(report.standing)),
@@ -71,6 +72,8 @@ def doctor_text(report: Report, width: int | None) -> str:
     for name, value in (
         ("reserved", _reserved(report.port_start)),
         ("cgroups", _cgroups(report)),
+        ("from", _installation(report)),
+        *(("beware", fault) for fault in report.installation.faults),
         ("installed", _installed(report)),
         ("shim", _shim(report)),
         ("standing", _standing(report)),
@@ -111,6 +114,12 @@ def _cgroups(report: Report) -> str:
     if found.reason:
         parts.append(found.reason)
     return "; ".join(parts)
+
+
+def _installation(report: Report) -> str:
+    found = report.installation
+    bound = f", which it is bound to: with another than {found.bound_to}, install it again" if found.bound_to else ""
+    return f"{found.how}, in {found.package}, run by {found.python}{bound}"
 
 
 def _installed(report: Report) -> str:

@@ -25,7 +25,7 @@ from ..mechanisms import preload
 from ..mechanisms.bpf import own_cgroup
 from ..request import MECHANISMS, Command
 from ..request.program import Elf, Program, read_elf
-from . import standing
+from . import installation, standing
 
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _NOBODY = 65534
@@ -88,6 +88,7 @@ class Report:
     offers: tuple[Offer, ...]
     port_start: int | None
     cgroups: Cgroups
+    installation: installation.Installation
     installed: tuple[Installed, ...]
     shim: Shim
     standing: standing.Standing
@@ -128,6 +129,7 @@ def look(place: str) -> Report:
         offers,
         port_start,
         cgroups,
+        installation.look(place),
         _installed([place, sys.executable.rpartition("/")[0], *_SYSTEM_FOLDERS]),
         shim,
         grants,
