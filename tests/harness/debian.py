@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,10 +10,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from deb.build import build
 from deb.tree import MOUNTS, SYSTEM, tree
 
 from .host import Host, Result
-from .install import run
+from .install import ROOT, run
 from .launches import Tree
 from .machine import children_of
 
@@ -119,3 +121,16 @@ def repacked(deb: Path, folder: Path, newer: str) -> Path:
     run("dpkg-deb", "--root-owner-group", "-b", tree_, out)
     shutil.rmtree(tree_)
     return out
+
+
+class Built:
+    """The package of a suite, in a folder that is alone its own."""
+
+    def __init__(self, suite: str, folder: Path) -> None:
+        self.suite = suite
+        self.folder = folder
+        self.said = build(ROOT, suite, folder)
+        (self.deb,) = folder.glob("privbind_*.deb")
+
+    def debian(self, *, network: bool = False) -> contextlib.closing[Debian]:
+        return contextlib.closing(Debian(self.suite, self.folder, network=network))

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from ..harness.budget import LONG
+from ..harness.debian import Built
 from ..harness.install import PYTHON, ROOT, Install, bare_venv, copy_for_all, run, world_readable_folder
 from ..harness.needs import skip_without_root
 
+SUITES = ("bookworm", "trixie") if LONG else ("bookworm",)
 SHELLS = ("bash", "busybox")
 
 # In the long form only: PRIVBIND_TEST_LONG=1.
@@ -106,3 +108,9 @@ def install(request: pytest.FixtureRequest, place: Path) -> Install:
         command.write_text(f"#!{sh}\n{rest}")
         command.chmod(0o755)
     return Install(shell, command, compiled=False)
+
+
+@pytest.fixture(scope="session", params=SUITES)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The Debian package of a suite."""
+    return Built(request.param, tmp_path_factory.mktemp(request.param))

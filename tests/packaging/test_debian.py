@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import platform
@@ -10,20 +9,16 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from deb.build import build
 from privbind import __version__
 
-from ..harness.budget import LONG
-from ..harness.debian import Debian, repacked
+from ..harness.debian import Built, Debian, repacked
 from ..harness.host import BIND_WHEN_TOLD, MANY, TIMEOUT_S, helper_of, read_line, tell
 from ..harness.install import ROOT, SOURCE, run
 from ..harness.readme import DRIVER, EXAMPLE_SAYS, block
 
-SUITES = ("bookworm", "trixie") if LONG else ("bookworm",)
 PYTHON = "/usr/bin/python3"
 EACCES = "13"
 
@@ -39,24 +34,6 @@ EXECUTABLE = {
 }
 DOCS = "/usr/share/doc/privbind"
 PAGES = ("man1/privbind.1", "man1/privbindctl.1", "man1/privbind-oci-hook.1", "man5/privbind-grants.5")
-
-
-class Built:
-    """The package of a suite, in a folder that is alone its own."""
-
-    def __init__(self, suite: str, folder: Path) -> None:
-        self.suite = suite
-        self.folder = folder
-        self.said = build(ROOT, suite, folder)
-        (self.deb,) = folder.glob("privbind_*.deb")
-
-    def debian(self, *, network: bool = False) -> contextlib.closing[Debian]:
-        return contextlib.closing(Debian(self.suite, self.folder, network=network))
-
-
-@pytest.fixture(scope="module", params=SUITES)
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return Built(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture
