@@ -12,7 +12,7 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src preload launcher man packaging -name build -prune -o -name __pycache__ -prune -o -type f -print)
-SHELL_FILES := .ci/run tools/setup tools/demo launcher/privbind.sh.in packaging/openrc/privbind \
+SHELL_FILES := .ci/run tools/setup tools/demo tools/release launcher/privbind.sh.in packaging/openrc/privbind \
 	$(wildcard packaging/debian/privbind.p*) packaging/debian/tests/server \
 	$(shell find launcher preload completions packaging tools tests \
 	-name build -prune -o \( -name '*.sh' -o -name '*.bash' \) -print)
@@ -95,13 +95,14 @@ bench: $(BIN)/.test wheel ## ratios against root's own bind, authbind and the ba
 	$(BIN)/python bench/run.py
 
 .PHONY: lint
-lint: $(BIN)/.lint ## ruff, mypy, clang-format and shellcheck; changes nothing
+lint: $(BIN)/.lint ## ruff, mypy, clang-format, shellcheck and zizmor; changes nothing
 	@tools/setup lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	clang-format --dry-run --Werror $(C_FILES)
 	shellcheck $(SHELL_FILES)
+	$(BIN)/zizmor --offline --quiet --persona=auditor .github/workflows
 
 .PHONY: format
 format: $(BIN)/.lint ## put all sources into their form
