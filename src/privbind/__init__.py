@@ -1,4 +1,66 @@
 # SPDX-License-Identifier: MIT
-"""privbind: run a program as an unprivileged user who may bind exactly the reserved ports granted."""
+"""privbind: run a program as an unprivileged user who may bind exactly the reserved ports granted.
+
+For Python programs: `become` takes the account in this process, `command` makes the command line that starts another
+program, `may_bind` asks whether this process may bind. docs/python.md has recipes. Importing this package loads nothing
+else of it and makes no system call of its own; what is asked for is loaded then.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .api import (
+        Grant,
+        NoMechanismError,
+        NotUndoneError,
+        Policy,
+        PolicyError,
+        Ports,
+        PrivbindError,
+        Rule,
+        Status,
+        UnsupportedError,
+        UsageError,
+        become,
+        command,
+        may_bind,
+    )
 
 __version__ = "2.0.0"
+
+__all__ = [
+    "Grant",
+    "NoMechanismError",
+    "NotUndoneError",
+    "Policy",
+    "PolicyError",
+    "Ports",
+    "PrivbindError",
+    "Rule",
+    "Status",
+    "UnsupportedError",
+    "UsageError",
+    "become",
+    "command",
+    "may_bind",
+]
+
+
+if not TYPE_CHECKING:  # which knows the names from above, and that there are no others
+
+    def __getattr__(name: str) -> object:
+        """Load what is public when it is first asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        import sys
+
+        if sys.implementation.name != "cpython":
+            raise ImportError(f"{__name__}.{name} needs CPython (the privbind command starts programs of any Python)")
+        from . import api
+
+        found: object = getattr(api, name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import posix
 
-from .errors import PrivbindError, UsageError, strerror
+from .errors import NotUndoneError, PrivbindError, UsageError, strerror
 from .grant.policy import MAX_U32, PolicyError, number
 from .linux import capabilities, prctl
 from .linux.process import leave_session_keyring, set_file_ids
@@ -178,9 +178,12 @@ class FileAccess:
 def become(account: Account, keep: tuple[int, ...] = ()) -> None:
     """Become the account for good, with no capability but ``keep`` (permitted and effective), and check that.
 
-    Groups first, then gid, then uid: each step needs a privilege that the next gives up. Raises PrivbindError; the
-    process must then end, since some of the steps may have been taken.
+    Groups first, then gid, then uid: each step needs a privilege that the next gives up. The C library takes all of its
+    threads along for these; capabilities and the session keyring are those of the calling thread.
+
+    Raises PrivbindError with everything as it was, or NotUndoneError once the uid is another.
     """
+    groups, gids, uids = posix.getgroups(), posix.getresgid(), posix.getresuid()
     step = "supplementary groups"
     try:
         posix.setgroups(account.groups)
@@ -196,15 +199,37 @@ def become(account: Account, keep: tuple[int, ...] = ()) -> None:
         prctl.clear_ambient()
         kept = capabilities.mask(*keep)
         capabilities.put(kept, kept, 0)
+        if keep:
+            prctl.set_keep_capabilities(False)
         step = "session keyring"
         leave_session_keyring()
+        step = "check"
+        verify(account, keep)
+    except NotUndoneError:
+        raise
+    except BaseException as error:
+        what = f"cannot become {account}: {step}: {strerror(error) if isinstance(error, OSError) else repr(error)}"
+        if posix.getresuid() != uids:
+            raise NotUndoneError(what) from error
+        _take_back(groups, gids, keep)
+        if not isinstance(error, OSError):
+            raise
+        raise PrivbindError(what) from error
+
+
+def _take_back(groups: list[int], gids: tuple[int, int, int], keep: tuple[int, ...]) -> None:
+    """Have the groups again that this process had, which still has the privilege for that."""
+    try:
+        if keep:
+            prctl.set_keep_capabilities(False)
+        posix.setresgid(*gids)
+        posix.setgroups(groups)
     except OSError as error:
-        raise PrivbindError(f"cannot become {account}: {step}: {strerror(error)}") from error
-    verify(account, keep)
+        raise NotUndoneError(f"cannot take back a change of groups: {strerror(error)}") from error
 
 
 def verify(account: Account, keep: tuple[int, ...] = ()) -> None:
-    """Check that this process is the account and nothing more. Raises PrivbindError."""
+    """Check that this process is the account and nothing more. Raises NotUndoneError."""
     kept = capabilities.mask(*keep)
     checks = (
         ("user ids", posix.getresuid(), (account.uid,) * 3),
@@ -215,9 +240,9 @@ def verify(account: Account, keep: tuple[int, ...] = ()) -> None:
     )
     for what, found, wanted in checks:
         if found != wanted:
-            raise PrivbindError(f"became {account}, but the {what} are {found}, not {wanted}")
+            raise NotUndoneError(f"became {account}, but the {what} are {found}, not {wanted}")
     try:
         posix.setuid(0)
     except OSError:
         return
-    raise PrivbindError(f"became {account}, but could become root again")
+    raise NotUndoneError(f"became {account}, but could become root again")

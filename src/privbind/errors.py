@@ -51,6 +51,13 @@ class NotGrantedError(UsageError):
         return [str(self)] + [f"  or in /etc/privbind/grants.d/NAME.toml: {self.file}"] * bool(self.file)
 
 
+class NotUndoneError(PrivbindError):
+    """It failed where there was no way back: this process is neither what it was nor what was asked for, and must end.
+
+    A command line that meets it ends anyway; a program that called `privbind.become` should do nothing but that.
+    """
+
+
 class UnsupportedError(PrivbindError):
     """A mechanism that this host does not offer, or that cannot honour this request exactly.
 

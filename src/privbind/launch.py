@@ -49,7 +49,7 @@ def plan(request: Request) -> Choice:
         mechanism.probe(request.grant, request.site, request.command)
         return Prepared()
 
-    return _choose(request, probe)
+    return choose(request, probe)
 
 
 def prepare(request: Request) -> Choice:
@@ -57,14 +57,12 @@ def prepare(request: Request) -> Choice:
 
     Raises UnsupportedError when the one asked for does not fit, NoMechanismError when none does.
     """
-    command = request.command
-    account = command.account
-    user = account.name or str(account.uid)
-    holder = Holder(user, account.uid, account.gid, command.argv, posix.getpid(), int(time()))
-    return _choose(request, lambda mechanism: mechanism.prepare(request.grant, holder, request.site, command))
+    command, holder = request.command, holder_of(request)
+    return choose(request, lambda mechanism: mechanism.prepare(request.grant, holder, request.site, command))
 
 
-def _choose(request: Request, attempt: Callable[[Mechanism], Prepared]) -> Choice:
+def choose(request: Request, attempt: Callable[[Mechanism], Prepared]) -> Choice:
+    """The first mechanism that ``attempt`` does not refuse with UnsupportedError; errors as `prepare` raises them."""
     if not needs_mechanism(request):
         return Choice("none", None, Prepared())
     passed_over: list[UnsupportedError] = []
@@ -77,6 +75,13 @@ def _choose(request: Request, attempt: Callable[[Mechanism], Prepared]) -> Choic
     if request.via != AUTO:
         raise passed_over[0]
     raise NoMechanismError(passed_over)
+
+
+def holder_of(request: Request) -> Holder:
+    """Whose grant a launch's is: this process's, as the account."""
+    account = request.command.account
+    user = account.name or str(account.uid)
+    return Holder(user, account.uid, account.gid, request.command.argv, posix.getpid(), int(time()))
 
 
 def needs_mechanism(request: Request) -> bool:

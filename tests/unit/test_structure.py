@@ -38,9 +38,10 @@ LAYERS: dict[str, set[str]] = {
     "mechanisms": _MECHANISMS,
     "inspect": _LAUNCH | {"standing"},
     "launch": _LAUNCH,
+    "inprocess": _LAUNCH | {"launch"},
     "placed": _LAUNCH | {"standing"},
     "standing": _STANDING,
-    "api": _COMMANDS,
+    "api": _COMMANDS | {"inprocess"},
     "commands": _COMMANDS | {"api"},
 }
 """What each part may import of ours, besides itself: a part, or one module of it."""

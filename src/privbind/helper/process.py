@@ -153,7 +153,8 @@ def _child(job: Job, story: int, stays: bool) -> None:
         parent = posix.pidfd_open(posix.getppid())
         keep = (*keep, parent)
     posix.setsid()
-    if not stays and posix.fork() != 0:
+    # Not posix.fork: in a program that goes on (privbind.become), what it has registered for forks is not for this one.
+    if not stays and process.fork_without_sigchld() != 0:
         return
     pid = posix.getpid()
     try:

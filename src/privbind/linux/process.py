@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import posix
-from _struct import Struct, pack
-from errno import EACCES, EAGAIN, ENOSYS, EPERM, ESRCH
+from _struct import Struct, iter_unpack, pack
+from errno import EACCES, EAGAIN, ENOKEY, ENOSYS, EPERM, ESRCH
 from select import POLLIN, poll
 
 from .call import address_of, number, syscall, syscall_raw
@@ -22,6 +22,9 @@ _CLONE_NEWNET = 0x40000000
 _NOWHERE = 1  # an address that no process has anything at (vm.mmap_min_addr)
 
 _KEYCTL_JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
+_KEYCTL_DESCRIBE = 6
+_KEYCTL_READ = 11
+_SESSION_KEYRING = -3  # KEY_SPEC_SESSION_KEYRING
 _INVALID_ID = 0xFFFFFFFF  # (uid_t) -1
 
 
@@ -94,6 +97,33 @@ def leave_session_keyring() -> None:
     except OSError as error:
         if error.errno not in (ENOSYS, EPERM, EACCES):
             raise
+
+
+def has_session_keys() -> bool:
+    """Whether any key, and not just keyrings, is to be found from the calling thread's session keyring (keyctl(2))."""
+    looked_at: set[int] = set()
+    keyrings = [_SESSION_KEYRING]
+    while keyrings:
+        keyring = keyrings.pop()
+        buffer = bytearray(4096)
+        try:
+            size = syscall("keyctl", _KEYCTL_READ, keyring, buffer, len(buffer))
+        except OSError as error:
+            return keyring != _SESSION_KEYRING or error.errno not in (ENOSYS, EPERM, EACCES, ENOKEY)
+        if size > len(buffer):
+            return True
+        for (key,) in iter_unpack("=i", buffer[:size]):
+            described = bytearray(64)
+            try:
+                syscall("keyctl", _KEYCTL_DESCRIBE, key, described, len(described))
+            except OSError:
+                return True
+            if not described.startswith(b"keyring;"):
+                return True
+            if key not in looked_at:
+                looked_at.add(key)
+                keyrings.append(key)
+    return False
 
 
 def execve(path: bytes, argv: list[bytes], environment: list[bytes]) -> None:

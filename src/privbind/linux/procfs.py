@@ -8,6 +8,7 @@ from _stat import S_ISREG
 from errno import EINVAL
 
 _PROC = "/proc"
+_RING = "anon_inode:[io_uring]"  # fs/anon_inodes.c, io_uring/io_uring.c, 5.1
 _MOUNTS = "/proc/self/mountinfo"
 _START_TIME = 19  # field 22 of proc_pid_stat(5), counted from the state
 _HIDDEN = ("hidepid=1", "hidepid=2", "hidepid=noaccess", "hidepid=invisible", "hidepid=4", "hidepid=ptraceable")
@@ -32,10 +33,26 @@ def name(pid: int) -> str:
     return _read(f"{_PROC}/{pid}/comm").decode("utf-8", "replace").rstrip("\n")
 
 
-def status(pid: int) -> dict[str, str]:
+def status(pid: int | str) -> dict[str, str]:
     """The lines of proc_pid_status(5)."""
     lines = _read(f"{_PROC}/{pid}/status").decode("utf-8", "replace").split("\n")
     return {key: value.strip(" \t") for key, _, value in (line.partition(":") for line in lines)}
+
+
+def threads() -> dict[int, dict[str, str]]:
+    """The lines of proc_pid_status(5) for each thread of this process, by its id."""
+    found = {}
+    for tid in map(int, posix.listdir(f"{_PROC}/self/task")):
+        try:
+            found[tid] = status(f"self/task/{tid}")
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+    return found
+
+
+def rings() -> list[int]:
+    """The descriptors of this process that are io_uring rings."""
+    return [fd for fd, what in descriptors("self").items() if what == _RING]
 
 
 def arguments(pid: int) -> list[bytes]:
@@ -63,8 +80,8 @@ def started(pid: int) -> int:
     return 0
 
 
-def descriptors(pid: int, most: int) -> dict[int, str]:
-    """What the first descriptors of a process are, so many at the most. Needs the right to trace it."""
+def descriptors(pid: int | str, most: int | None = None) -> dict[int, str]:
+    """What the first descriptors of a process are, so many at the most (None: all). Needs the right to trace it."""
     found = {}
     for number in posix.listdir(f"{_PROC}/{pid}/fd")[:most]:
         try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     class Mechanism(Protocol):
         """What a mechanism's module offers."""
 
+        NAME: str
         CAPABILITIES: tuple[int, ...]
 
         def probe(self, grant: Grant, site: Site, command: Command) -> None:
@@ -55,6 +56,9 @@ class Prepared:
 
     def cancel(self) -> None:
         """Undo what was prepared, since the launch failed."""
+
+    def release(self) -> None:
+        """Let go of what only `cancel` needs, where no exec does that: the process goes on."""
 
 
 def load(name: str) -> Mechanism:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posix
 from errno import EACCES, EBUSY, EINVAL, ENOSYS, EPERM
 
-from ..errors import PrivbindError, UnsupportedError, strerror
+from ..errors import NotUndoneError, PrivbindError, UnsupportedError, strerror
 from ..grant import record
 from ..helper import backup, supervisor
 from ..helper.executor import Executor
@@ -188,12 +188,17 @@ class _Seccomp(Prepared):
                 # It comes a step later anyway; with it, no CAP_SYS_ADMIN is needed here.
                 prctl.set_no_new_privileges()
             listener = seccomp.install_listener(self._code)
+        except OSError as error:
+            raise PrivbindError(f"cannot install the seccomp filter: {strerror(error)}") from error
+        try:
             notify.wake_on_same_cpu(listener)
             for _ in ("helper", "backup"):
                 sockets.send_descriptor(self._delivery, listener)
         except OSError as error:
-            raise PrivbindError(f"cannot install the seccomp filter: {strerror(error)}") from error
-        posix.close(listener)
+            # Nobody listens any more: for a process that goes on, that is the end of all its binds.
+            raise NotUndoneError(f"cannot hand the seccomp filter to its helper: {strerror(error)}") from error
+        finally:
+            posix.close(listener)
         self._delivery.close()
 
     def cancel(self) -> None:

@@ -36,14 +36,11 @@ class NotPermittedError(UsageError):
 
 def resolve(options: Options, environment: list[bytes]) -> Request:
     """Look up and check what the options name, a user among them. Raises PrivbindError or PolicyError."""
-    grant = Grant(options.policy(_service), options.limit(), options.reuse_ports(_service))
-    account = look_up(options.user or "", options.group, not options.no_groups)
+    grant, account = grant_and_account(options)
+    check_may_become(account)
     argv = tuple(map(_bytes, options.command))
-    missing = missing_capabilities((CAP_SETUID, CAP_SETGID))
-    if missing:
-        raise NotPermittedError(account, missing)
     if options.set_home:
-        environment = _with_home(environment, account.name, account.home, account.shell)
+        environment = _with_home(environment, account)
     command = Command(
         account=account,
         argv=argv,
@@ -54,11 +51,24 @@ def resolve(options: Options, environment: list[bytes]) -> Request:
     return Request(command, grant, own_site(), tuple(environment), options.via)
 
 
+def grant_and_account(options: Options) -> tuple[Grant, Account]:
+    """What is to be granted, and to whom. Raises PrivbindError or PolicyError."""
+    grant = Grant(options.policy(service), options.limit(), options.reuse_ports(service))
+    return grant, look_up(options.user or "", options.group, not options.no_groups)
+
+
+def check_may_become(account: Account) -> None:
+    """Raise UsageError where this process has not what it takes to become an account."""
+    missing = missing_capabilities((CAP_SETUID, CAP_SETGID))
+    if missing:
+        raise NotPermittedError(account, missing)
+
+
 def own_command(options: Options, environment: list[bytes]) -> tuple[Policy, Command]:
     """What an ordinary user wants to start as it is, and what it is to bind. Raises PrivbindError or PolicyError."""
     account = own()
     argv = tuple(map(_bytes, options.command))
-    return options.policy(_service), Command(account, argv, program.find(argv[0], _path(environment), account))
+    return options.policy(service), Command(account, argv, program.find(argv[0], _path(environment), account))
 
 
 def own_site() -> Site:
@@ -97,15 +107,21 @@ def _path(environment: list[bytes]) -> bytes | None:
     return variable(environment, b"PATH")
 
 
-def _with_home(environment: list[bytes], name: str, home: str, shell: str) -> list[bytes]:
-    if not name:
+def home_variables(account: Account) -> dict[str, str]:
+    """What ``--set-home`` sets in the environment. Raises UsageError where passwd does not know the account."""
+    if not account.name:
         raise UsageError("--set-home: the user has no passwd entry to take a home from")
-    values = {b"HOME": home, b"USER": name, b"LOGNAME": name, b"SHELL": shell or "/bin/sh"}
+    shell = account.shell or "/bin/sh"
+    return {"HOME": account.home, "USER": account.name, "LOGNAME": account.name, "SHELL": shell}
+
+
+def _with_home(environment: list[bytes], account: Account) -> list[bytes]:
+    values = {key.encode(): _bytes(value) for key, value in home_variables(account).items()}
     kept = [entry for entry in environment if entry.partition(b"=")[0] not in values]
-    return kept + [key + b"=" + _bytes(value) for key, value in values.items()]
+    return kept + [key + b"=" + value for key, value in values.items()]
 
 
-def _service(name: str, protocol: str) -> int:
+def service(name: str, protocol: str) -> int:
     """The port of a service (getservbyname(3)). Raises OSError where there is none."""
     from _socket import getservbyname
 

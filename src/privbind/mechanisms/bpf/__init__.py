@@ -103,6 +103,9 @@ class _Bpf(Prepared):
 
     def cancel(self) -> None:
         own_cgroup.leave(self._parent, self._name)
+        self.release()
+
+    def release(self) -> None:
         self._own.close()
         self._parent.close()
 
