@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _TAKES_THREADS = ("bpf",)
 """The mechanisms that hold for all threads: a cgroup is a process's, a filter or a capability a thread's."""
 
-_KERNEL_THREAD = "iou-"  # io_uring/sqpoll.c, io-wq.c: iou-sqp-PID and iou-wrk-PID
 _KEEPING = prctl.SECBIT_NO_SETUID_FIXUP | prctl.SECBIT_KEEP_CAPS
 
 
@@ -63,11 +62,9 @@ def _other_threads() -> dict[int, dict[str, str]]:
 
 def _check(request: Request, others: dict[int, dict[str, str]]) -> None:
     """Raise UsageError for what could not become the account with this thread."""
-    rings = procfs.rings()
-    if rings or any(status["Name"].startswith(_KERNEL_THREAD) for status in others.values()):
-        where = f" (descriptor {rings[0]})" if rings else ""
+    if rings := procfs.rings():
         raise UsageError(
-            f"this process has an io_uring ring{where}, whose thread in the kernel would keep every privilege "
+            f"this process has an io_uring ring ({rings[0]}), whose thread in the kernel would keep every privilege "
             "(call become before the ring is made)"
         )
     if not others:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
 import subprocess
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from ..harness.cases import MECHANISMS
 from ..harness.host import Host, python, status_of, wait_for
 from ..harness.install import PYTHON
 from ..harness.needs import need
+from ..harness.pythons import pythons, reachable
 
 pytestmark = pytest.mark.parametrize("mechanism", MECHANISMS)
 
@@ -78,20 +76,6 @@ def test_python_http_server_in_a_virtual_environment(host: Host, site: Path, mec
     assert Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0] == b"python3"
 
 
-def pythons() -> list[Path]:
-    """One interpreter for each Python from 3.11 that there is, wherever it is installed."""
-    places = [PYTHON, *glob("/usr/bin/python3.[0-9]*"), *glob("/usr/local/bin/python3.[0-9]*")]
-    places += glob("/opt/*/bin/python3.[0-9]*") + glob(str(Path.home() / ".pyenv/versions/*/bin/python3.[0-9]*"))
-    show = "import sys; print(sys.implementation.name, sys.version_info >= (3, 11), '%d.%d' % sys.version_info[:2])"
-    found: dict[str, Path] = {}
-    for place in places:
-        if os.access(place, os.X_OK) and place[-1].isdigit():
-            told = subprocess.run([place, "-c", show], capture_output=True, text=True, check=False).stdout.split()
-            if told[:2] == ["cpython", "True"]:
-                found.setdefault(told[2], Path(place))
-    return list(found.values())
-
-
 CHILD = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler, port=80)"
 
 
@@ -115,12 +99,9 @@ def test_python_http_server_under_subprocess(
         "try: sys.exit(process.wait())\n"
         "finally: process.kill()"
     )
-    # Through a mount of one's own, since an interpreter in root's home is out of the account's reach.
-    prefix = interpreter.resolve().parent.parent
-    inner = ["/mnt/bin/" + interpreter.name, "-I", "-c", parent] if prefix != Path("/usr") else python(parent)
-    command = host.command(inner, f"--via={mechanism}", "--allow=tcp:80")
-    mount = f"mount --bind {prefix} /mnt && LD_LIBRARY_PATH=/mnt/lib exec {shlex.join(command)}"
-    process = host.popen(["unshare", "--mount", "sh", "-c", mount], cwd=site, stderr=subprocess.PIPE)
+    before, program = reachable(interpreter)
+    command = host.command([program, "-I", "-c", parent], f"--via={mechanism}", "--allow=tcp:80")
+    process = host.popen([*before, *command], cwd=site, stderr=subprocess.PIPE)
     if stops:
         _, err = process.communicate(timeout=60)
         assert "PermissionError: [Errno 13]" in err

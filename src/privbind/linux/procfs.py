@@ -8,7 +8,8 @@ from _stat import S_ISREG
 from errno import EINVAL
 
 _PROC = "/proc"
-_RING = "anon_inode:[io_uring]"  # fs/anon_inodes.c, io_uring/io_uring.c, 5.1
+_RING = "anon_inode:[io_uring]"  # io_uring/io_uring.c, 5.1
+_RING_THREAD = "iou-"  # iou-sqp-PID and iou-wrk-PID: io_uring/sqpoll.c and io-wq.c, 5.12
 _MOUNTS = "/proc/self/mountinfo"
 _START_TIME = 19  # field 22 of proc_pid_stat(5), counted from the state
 _HIDDEN = ("hidepid=1", "hidepid=2", "hidepid=noaccess", "hidepid=invisible", "hidepid=4", "hidepid=ptraceable")
@@ -50,9 +51,12 @@ def threads() -> dict[int, dict[str, str]]:
     return found
 
 
-def rings() -> list[int]:
-    """The descriptors of this process that are io_uring rings."""
-    return [fd for fd, what in descriptors("self").items() if what == _RING]
+def rings() -> list[str]:
+    """What of this process is an io_uring ring, in words: its descriptors, mappings, and threads in the kernel."""
+    found = [f"descriptor {fd}" for fd, what in descriptors("self").items() if what == _RING]
+    if _RING.encode() in _read(f"{_PROC}/self/maps"):
+        found.append("a mapping")
+    return found + [f"thread {tid}" for tid, status in threads().items() if status["Name"].startswith(_RING_THREAD)]
 
 
 def arguments(pid: int) -> list[bytes]:
