@@ -28,6 +28,17 @@ try:
 except ConnectionRefusedError:
     raise SystemExit(1)
 """
+ASK_DNS = """
+import socket, struct
+query = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + b"\\5hello\\4test\\0" + struct.pack("!2H", 1, 1)
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    s.settimeout(30)
+    s.sendto(query, ("127.0.0.1", 53))
+    print(socket.inet_ntoa(s.recv(512)[-4:]))
+with socket.create_connection(("127.0.0.1", 53)) as s:
+    s.sendall(struct.pack("!H", len(query)) + query)
+    print(socket.inet_ntoa(s.recv(514)[-4:]))
+"""
 MACHINE = """
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin

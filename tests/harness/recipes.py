@@ -1,4 +1,4 @@
-"""The code blocks of docs/recipes.md, which tests run as they stand there."""
+"""The code blocks of docs/recipes.md and docs/python.md, which tests run as they stand there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ import shlex
 from .install import ROOT
 
 PAGE = (ROOT / "docs/recipes.md").read_text()
+PYTHON_PAGE = (ROOT / "docs/python.md").read_text()
 
-BLOCKS = {name: text for _, name, text in re.findall(r"^```(\w+) ([^\n]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)}
+
+def _blocks(page: str) -> dict[str, str]:
+    found = re.findall(r"^```\w+ ([^\n]+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return dict(found)
+
+
+BLOCKS = _blocks(PAGE)
 """By the name behind their language."""
+PROGRAMS = _blocks(PYTHON_PAGE)
+"""Those of docs/python.md."""
 
 
 def words(name: str) -> list[str]:

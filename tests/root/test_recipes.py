@@ -18,6 +18,7 @@ import pytest
 from ..harness.host import gone, kill, python, status_of, wait_for
 from ..harness.machine import (
     ALICE,
+    ASK_DNS,
     LISTENING,
     WWW_DATA,
     Machine,
@@ -47,18 +48,6 @@ RUN_ELSEWHERE = {
 }
 
 NET_BIND_SERVICE = 1 << 10
-
-ASK_DNS = """
-import socket, struct
-query = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + b"\\5hello\\4test\\0" + struct.pack("!2H", 1, 1)
-with socket.socket(type=socket.SOCK_DGRAM) as s:
-    s.settimeout(30)
-    s.sendto(query, ("127.0.0.1", 53))
-    print(socket.inet_ntoa(s.recv(512)[-4:]))
-with socket.create_connection(("127.0.0.1", 53)) as s:
-    s.sendall(struct.pack("!H", len(query)) + query)
-    print(socket.inet_ntoa(s.recv(514)[-4:]))
-"""
 
 
 def without_privbind(argv: list[str]) -> list[str]:
