@@ -31,7 +31,7 @@ demo-set-up:
 	@tools/setup demo
 
 # Each part of the tests has a time of its own (tools/parts.py), and the last line says how many passed, failed, were skipped.
-PARTS := c unit root standing containers kernels packaging
+PARTS := c unit root python standing containers kernels packaging
 RUN_PARTS = $(BIN)/python tools/parts.py
 
 .PHONY: test
@@ -64,6 +64,10 @@ test-unit: $(BIN)/.test ## tests that need no root, in seconds
 .PHONY: test-root
 test-root: $(BIN)/.test wheel ## tests of the installed command, each in a network namespace of its own (as root)
 	@$(RUN_PARTS) root -- $(PYTEST)
+
+.PHONY: test-python
+test-python: $(BIN)/.test wheel ## tests of the Python API, with the servers of docs/python.md (as root)
+	@$(RUN_PARTS) python -- $(PYTEST)
 
 .PHONY: test-standing
 test-standing: $(BIN)/.test wheel ## tests of grants that stand apart from launches (as root)
@@ -100,6 +104,11 @@ lint: $(BIN)/.lint ## ruff, mypy, clang-format, shellcheck and zizmor; changes n
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python tools/examples.py docs/python.md build/examples
+	$(BIN)/ruff format --check build/examples
+	MYPYPATH=src:tests/servers $(BIN)/mypy --config-file= --cache-dir=.mypy_cache/examples --strict \
+		--python-version 3.11 --follow-imports=silent --ignore-missing-imports --allow-subclassing-any \
+		--allow-untyped-decorators build/examples/*.py
 	clang-format --dry-run --Werror $(C_FILES)
 	shellcheck $(SHELL_FILES)
 	$(BIN)/zizmor --offline --quiet --persona=auditor .github/workflows

@@ -42,12 +42,14 @@ _STANDING = ("root/test_standing_[!p]*", "root/test_standing.py", "root/test_pla
 # A file that is named is run whatever conftest.py says, so the long one is named only where its runtimes are installed.
 _LONG = ("root/test_oci_long.py",) if os.environ.get("PRIVBIND_TEST_LONG") else ()
 _CONTAINERS = ("root/test_standing_podman.py", "root/test_oci.py", "root/test_oci_hook.py", *_LONG)
+_PYTHON = ("root/test_python_*",)
 
 PARTS = {
     "lint": Part(3, command=("make", "--no-print-directory", "lint")),
     "c": Part(4, command=("make", "--no-print-directory", "test-c")),
     "unit": Part(3, ("unit", "fuzz")),
-    "root": Part(9, ("root",), tuple(f"--ignore-glob=*/{pattern}" for pattern in (*_STANDING, *_CONTAINERS))),
+    "root": Part(9, ("root",), tuple(f"--ignore-glob=*/{pattern}" for pattern in (*_STANDING, *_CONTAINERS, *_PYTHON))),
+    "python": Part(4, _PYTHON),
     "standing": Part(6, _STANDING),
     "containers": Part(5, _CONTAINERS),
     "kernels": Part(6, ("kernels",), ("-o", "faulthandler_timeout=0")),  # one test is a whole run in a guest

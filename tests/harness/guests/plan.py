@@ -39,6 +39,7 @@ ROWS = {
     "seccomp": (PLAIN, ["{root}/test_seccomp.py"]),
     "preload": (PLAIN, ["{root}/test_preload.py"]),
     "attacks": (PLAIN, ["{root}/test_attacks.py"]),
+    "the Python API": (PLAIN, ["{root}/test_python_api.py"]),
     "signals under seccomp": (PLAIN, ["{inside}/test_signals.py"]),
     "/proc that hides or is not there": (PLAIN, ["{inside}/test_processes.py"]),
     "SCTP": (PLAIN, ["{inside}/test_sctp.py"]),
