@@ -142,7 +142,11 @@ def become(
     program = Program(executable, executable, None)
     running = Command(account, argv, program, no_new_privileges=options.no_new_privileges)
     request = Request(running, grant, own_site(), via=options.via)
-    choice = inprocess.become(request)
+    try:
+        choice = inprocess.become(request)
+    except NoMechanismError as error:
+        error.add_note("\n".join(error.story))
+        raise
     os.environ.update(home)
     _became = Status(
         account.name,

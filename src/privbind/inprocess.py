@@ -25,6 +25,7 @@ _TAKES_THREADS = ("bpf",)
 """The mechanisms that hold for all threads: a cgroup is a process's, a filter or a capability a thread's."""
 
 _KEEPING = prctl.SECBIT_NO_SETUID_FIXUP | prctl.SECBIT_KEEP_CAPS
+_BEFORE_THREADS = "call become before threads start"
 
 
 def become(request: Request) -> Choice:
@@ -55,7 +56,9 @@ def _other_threads() -> dict[int, dict[str, str]]:
     try:
         found = procfs.threads()
     except OSError as error:
-        raise UsageError(f"cannot see the threads of this process in /proc: {strerror(error)} (mount /proc)") from error
+        raise UsageError(
+            f"cannot see the threads of this process in /proc: {strerror(error)}", "mount /proc"
+        ) from error
     found.pop(get_native_id(), None)
     return found
 
@@ -64,21 +67,19 @@ def _check(request: Request, others: dict[int, dict[str, str]]) -> None:
     """Raise UsageError for what could not become the account with this thread."""
     if rings := procfs.rings():
         raise UsageError(
-            f"this process has an io_uring ring ({rings[0]}), whose thread in the kernel would keep every privilege "
-            "(call become before the ring is made)"
+            f"this process has an io_uring ring ({rings[0]}), whose thread in the kernel would keep every privilege",
+            "call become before the ring is made",
         )
     if not others:
         return
     running = f"{counted(len(others), 'other thread')} of this process cannot be taken along"
     if request.command.no_new_privileges and any(status["NoNewPrivs"] != "1" for status in others.values()):
-        raise UsageError(f"{running}: no_new_privs is for the calling thread alone (call become before threads start)")
+        raise UsageError(f"{running}: no_new_privs is for the calling thread alone", _BEFORE_THREADS)
     # A thread whose ids leave root loses its capabilities by that, but not inheritable ones.
     if prctl.securebits() & _KEEPING or any(not _loses_all(status) for status in others.values()):
-        raise UsageError(f"{running}: they would keep capabilities (call become before threads start)")
+        raise UsageError(f"{running}: they would keep capabilities", _BEFORE_THREADS)
     if process.has_session_keys():
-        raise UsageError(
-            f"{running}: they would keep the keys of this session's keyring (call become before threads start)"
-        )
+        raise UsageError(f"{running}: they would keep the keys of this session's keyring", _BEFORE_THREADS)
 
 
 def _loses_all(status: dict[str, str]) -> bool:
@@ -97,7 +98,7 @@ def _prepare(mechanism: Mechanism, request: Request, others: dict[int, dict[str,
         raise UnsupportedError(
             mechanism.NAME,
             f"it holds for one thread, and {counted(len(others), 'other')} run here",
-            "call become before threads start",
+            _BEFORE_THREADS,
         )
     return mechanism.prepare(request.grant, launch.holder_of(request), request.site, request.command)
 
@@ -139,4 +140,4 @@ def _verify_threads(request: Request) -> None:
 
 
 def _no_way_back(error: BaseException) -> NotUndoneError:
-    return NotUndoneError(f"{error} (there is no way back: end this process)")
+    return NotUndoneError(str(error), "there is no way back: end this process")

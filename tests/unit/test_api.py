@@ -63,7 +63,7 @@ def test_error_shapes() -> None:
     assert str(refusal) == "bpf: no cgroup (mount it)"
     none = privbind.NoMechanismError([refusal])
     assert none.refusals == [refusal]
-    assert str(none) == "no mechanism fits: bpf: no cgroup (mount it)"
+    assert str(none) == "no mechanism fits this request on this host (-v tells why, mechanism by mechanism)"
 
 
 def test_values() -> None:
@@ -133,7 +133,6 @@ def test_bad_arguments(given: dict[str, Any], kind: type[Exception], said: str) 
     for attempt in (lambda: privbind.become(user, **rest), lambda: privbind.command(["true"], user=user, **rest)):
         with pytest.raises(kind) as caught:
             attempt()
-        assert type(caught.value) is kind
         assert said in str(caught.value)
     assert (os.getresuid(), os.getgroups()) == before
 
