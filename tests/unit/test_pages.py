@@ -20,8 +20,8 @@ from ..harness.install import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-RECIPES = DOCS / "recipes.md"
-"""Its blocks have names instead, and tests/root/test_recipes.py holds each to a test."""
+RECIPES = (DOCS / "recipes.md", DOCS / "python.md")
+"""Their blocks have names instead, and tests/root/test_recipes.py and test_python_recipes.py hold each to a test."""
 
 MEASURED = DOCS / "benchmarks.md"
 """Its blocks are what was measured."""
@@ -59,7 +59,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page not in (RECIPES, MEASURED)], ids=lambda page: page.name
+    "page", [page for page in PAGES if page not in (*RECIPES, MEASURED)], ids=lambda page: page.name
 )
 def test_every_block_is_tried_or_says_why_not(page: Path) -> None:
     """The comment before it names a test that there is, or gives a reason."""
