@@ -17,7 +17,7 @@ from pathlib import Path
 import measure
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("compare.py", "launch.py", "preload.py", "seccomp.py", "bpf_rules.py", "standing.py", "placed.py")
+PARTS = ("compare.py", "launch.py", "preload.py", "seccomp.py", "bpf_rules.py", "standing.py", "placed.py", "watch.py")
 RESULTS = HERE.parent / "build/bench.json"
 
 

@@ -9,7 +9,8 @@ fi
 declare -A _privbindctl_options=(
     [doctor]='--json' [ls]='--json' [allow]='--group --cgroup' [disallow]='--group --cgroup'
     [check]='--diff --cgroup' [load]='--dry-run -v --verbose --cgroup' [unload]='--cgroup' [test]=''
-    [explain]='--user --pid --json' [import-authbind]=''
+    [explain]='--user --pid --json'
+    [watch]='--json --journal --port --user --refused --arguments --cgroup' [import-authbind]=''
     [grant]='--pid --unit --cgroup --self -a --allow -n --binds -r --reuse-port'
     [revoke]='--pid --unit --cgroup --self' [oci-install]='--write -a --allow'
 )
@@ -32,7 +33,7 @@ _privbindctl()
             continue
         fi
         case $word in
-        --group | --user | --cgroup | --pid | --unit | -a | --allow | -n | --binds | -r | --reuse-port) expected=$word ;;&
+        --group | --user | --port | --cgroup | --pid | --unit | -a | --allow | -n | --binds | -r | --reuse-port) expected=$word ;;&
         --group | --group=*) group=1 ;;
         -*) ;;
         *) if [[ -z $command ]]; then command=$word; else ((++count)); fi ;;
@@ -73,7 +74,7 @@ _privbindctl_value()
     --group) _privbind_value --group "$2" ;;
     --user) _privbind_value --user "$2" ;;
     -a | --allow) _privbind_value --allow "$2" ;;
-    -r | --reuse-port) _privbind_value --reuse-port "$2" ;;
+    -r | --reuse-port | --port) _privbind_value --reuse-port "$2" ;;
     --cgroup)
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -d -- "$2")

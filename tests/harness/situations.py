@@ -6,6 +6,7 @@ happen. Both must name the same verdict, the same kind of right and the same rea
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,25 +80,27 @@ class Situation:
         return f"{protocol}:{f'[{address}]' if ':' in address else address}:{port}"
 
 
-def _started(host: StandingHost, argv: Sequence[object]) -> subprocess.Popen[Any]:
+def started(host: StandingHost, argv: Sequence[object]) -> subprocess.Popen[Any]:
+    """Start a program that says that it is up."""
     process = host.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert read_line(process) == "up\n"
     return process
 
 
-def _user(name: str, *more: str) -> Start:
-    return lambda host: _started(host, host.words_as(name, python(BINDER), *more))
+def user(name: str, *more: str) -> Start:
+    """A binder of this user's, with what setpriv is told besides."""
+    return lambda host: started(host, host.words_as(name, python(BINDER), *more))
 
 
 def _launch(mechanism: str, *options: str) -> Start:
-    return lambda host: _started(host, host.command(python(BINDER), f"--via={mechanism}", *options, user="bob"))
+    return lambda host: started(host, host.command(python(BINDER), f"--via={mechanism}", *options, user="bob"))
 
 
 def _placed(*options: str) -> Start:
     def start(host: StandingHost) -> subprocess.Popen[Any]:
-        host.tree.make("placed")
-        enter = ["sh", "-ec", 'echo 0 > "$0/placed/cgroup.procs"; exec "$@"', host.cgroup]
-        process = _started(host, [*enter, *host.words_as("bob", python(BINDER))])
+        name = host.tree.make(f"placed{len(os.listdir(host.tree.fd))}")
+        enter = ["sh", "-ec", 'echo 0 > "$0/cgroup.procs"; exec "$@"', f"{host.cgroup}/{name}"]
+        process = started(host, [*enter, *host.words_as("bob", python(BINDER))])
         host.ctl("grant", f"--pid={process.pid}", *options).ok()
         return process
 
@@ -107,30 +110,30 @@ def _placed(*options: str) -> Start:
 def _elsewhere(host: StandingHost) -> subprocess.Popen[Any]:
     """As alice, in another network namespace."""
     up = ["unshare", "--net", "sh", "-ec", 'ip link set lo up; exec "$@"', "sh"]
-    return _started(host, [*up, *host.words_as("alice", python(BINDER))])
+    return started(host, [*up, *host.words_as("alice", python(BINDER))])
 
 
 CAPABLE = ("--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service")
 TCP80, RULE80 = "tcp 127.0.0.1 80", "--allow=tcp:127.0.0.1:80"
 
 SITUATIONS = [
-    Situation("a standing grant of the user", _user("alice"), TCP80, OK, BOUND, "standing", "bpf"),
-    Situation("the same over IPv6", _user("alice"), "tcp ::1 80", OK, BOUND, "standing", "bpf"),
-    Situation("a standing grant of the group", _user("dave"), "udp 127.0.0.1 53", OK, BOUND, "standing", "bpf"),
+    Situation("a standing grant of the user", user("alice"), TCP80, OK, BOUND, "standing", "bpf"),
+    Situation("the same over IPv6", user("alice"), "tcp ::1 80", OK, BOUND, "standing", "bpf"),
+    Situation("a standing grant of the group", user("dave"), "udp 127.0.0.1 53", OK, BOUND, "standing", "bpf"),
     Situation("a placed grant", _placed(RULE80), TCP80, OK, BOUND, "placed", "bpf"),
     Situation("a launch by bpf", _launch("bpf", RULE80), TCP80, OK, BOUND, "launch", "bpf"),
     Situation("a launch by seccomp", _launch("seccomp", RULE80), TCP80, OK, BOUND, "launch", "seccomp", helper=True),
     Situation("a launch by preload", _launch("preload", RULE80), TCP80, OK, BOUND, "launch", "preload", helper=True),
     Situation("a launch by ambient", _launch("ambient"), TCP80, OK, BY_NONE, "capability"),
-    Situation("an own capability", _user("bob", *CAPABLE), TCP80, OK, BY_NONE, "capability"),
-    Situation("another port", _user("alice"), "tcp 127.0.0.1 81", EACCES, REFUSED, why_not="port"),
-    Situation("another protocol", _user("alice"), "udp 127.0.0.1 80", EACCES, REFUSED, why_not="protocol"),
-    Situation("another address", _user("alice"), "tcp 127.0.0.2 80", EACCES, REFUSED, why_not="address"),
-    Situation("another user", _user("bob"), TCP80, EACCES, REFUSED, why_not="user"),
+    Situation("an own capability", user("bob", *CAPABLE), TCP80, OK, BY_NONE, "capability"),
+    Situation("another port", user("alice"), "tcp 127.0.0.1 81", EACCES, REFUSED, why_not="port"),
+    Situation("another protocol", user("alice"), "udp 127.0.0.1 80", EACCES, REFUSED, why_not="protocol"),
+    Situation("another address", user("alice"), "tcp 127.0.0.2 80", EACCES, REFUSED, why_not="address"),
+    Situation("another user", user("bob"), TCP80, EACCES, REFUSED, why_not="user"),
     Situation("another port of a launch by seccomp", _launch("seccomp", RULE80), "tcp 127.0.0.1 82", EACCES, REFUSED),
     Situation("a used up limit", _placed(RULE80, "-n1"), TCP80, EACCES, REFUSED, why_not="limit", before=TCP80),
     Situation("another network namespace", _elsewhere, TCP80, EACCES, REFUSED, why_not="namespace"),
-    Situation("in use", _user("alice"), TCP80, EADDRINUSE, FAILED, "standing", "bpf", taken=True),
+    Situation("in use", user("alice"), TCP80, EADDRINUSE, FAILED, "standing", "bpf", taken=True),
 ]
 
 
@@ -150,4 +153,4 @@ s = socket.socket(); s.bind(("127.0.0.1", 80)); s.listen(); print("up", flush=Tr
 
 def take(host: StandingHost) -> subprocess.Popen[Any]:
     """Have root listen on the port."""
-    return _started(host, python(TAKE))
+    return started(host, python(TAKE))

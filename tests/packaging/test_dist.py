@@ -28,6 +28,7 @@ DATA = {
     *("share/privbind/grants.d/README", "share/privbind/grants.d/example.toml", "share/privbind/openrc/privbind"),
     *("lib/systemd/system/privbind.service", "lib/systemd/system/privbind-load.service"),
     *("lib/systemd/system/privbind.path", "lib/systemd/system/privbind-changed.service"),
+    "lib/systemd/system/privbind-audit.service",
 }
 """What is installed beside the package and the commands."""
 

@@ -3,42 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
-from ..harness.situations import EXPLAINED, GRANTS, SITUATIONS, Situation, take, tell
+from ..harness.situations import GRANTS
 from ..harness.standing import StandingHost
-
-
-def explained(host: StandingHost, *words: str, **options: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(host.ctl("explain", *words, "--json", **options).ok().out)
-    return found
-
-
-@pytest.mark.parametrize("situation", SITUATIONS, ids=str)
-def test_a_situation(standing: StandingHost, situation: Situation) -> None:
-    """The verdict and the right, and the process then gets what was said."""
-    standing.load(GRANTS)
-    process = situation.start(standing)
-    if situation.before:
-        assert tell(process, situation.before) == "ok"
-    if situation.taken:
-        take(standing)
-    found = explained(standing, situation.rule, f"--pid={process.pid}")
-    assert found["verdict"] == EXPLAINED[situation.verdict], found
-    permitting = {(grant["kind"], grant["mechanism"]) for grant in found["grants"] if grant["permits"]}
-    if situation.right == "capability":
-        assert found["right"] == ["the capability CAP_NET_BIND_SERVICE"]
-    elif situation.right:
-        assert permitting == {(situation.right, situation.mechanism)}
-        assert found["right"]
-    else:
-        assert (permitting, found["right"]) == (set(), [])
-    if situation.why_not:
-        assert situation.why_not in {grant["why_not"] for grant in found["grants"]}, found
-    assert bool(found["remedies"]) == (situation.answer != "ok")
-    assert tell(process, situation.bind) == situation.answer
 
 
 def test_who_is_not_root(standing: StandingHost) -> None:

@@ -14,7 +14,8 @@ import pytest
 from privbind.errors import UnsupportedError
 from privbind.grant.grant import Grant
 from privbind.grant.policy import Policy, parse_ports
-from privbind.linux import bpf, capabilities, cgroup
+from privbind.inspect import watch_program
+from privbind.linux import bpf, capabilities, cgroup, ring
 from privbind.mechanisms.bpf import compiler, features, own_cgroup
 from privbind.mechanisms.bpf.assembly import HELPERS, MAP_VALUE, TESTS, WIDE
 
@@ -32,7 +33,13 @@ SYMBOLS = {
     "BPF_PROG_QUERY": bpf._PROG_QUERY,
     "BPF_MAP_FREEZE": bpf._MAP_FREEZE,
     "BPF_PROG_BIND_MAP": bpf._PROG_BIND_MAP,
+    "BPF_LINK_CREATE": bpf._LINK_CREATE,
     "BPF_MAP_TYPE_ARRAY": bpf._MAP_TYPE_ARRAY,
+    "BPF_MAP_TYPE_RINGBUF": bpf._MAP_TYPE_RINGBUF,
+    "BPF_RB_NO_WAKEUP": ring.NO_WAKEUP,
+    "BPF_RINGBUF_BUSY_BIT": ring._BUSY,
+    "BPF_RINGBUF_DISCARD_BIT": ring._DISCARD,
+    "BPF_RINGBUF_HDR_SZ": ring.HEADER,
     "BPF_F_RDONLY_PROG": bpf.MAP_READ_ONLY_IN_PROGRAMS,
     "BPF_F_MMAPABLE": bpf.MAP_MMAPABLE,
     "BPF_PROG_TYPE_CGROUP_SOCK": bpf.PROG_CGROUP_SOCK,
@@ -84,6 +91,10 @@ OFFSETS = {
     ("struct bpf_sock_addr", "user_port"): compiler._USER_PORT,
     ("struct bpf_sock_addr", "protocol"): compiler._PROTOCOL,
     ("struct bpf_sock", "src_port"): compiler._SRC_PORT,
+    (ATTR, "link_create.target_fd"): 4,
+    (ATTR, "link_create.attach_type"): 8,
+    (ATTR, "link_create.flags"): bpf._LINK.size - 4,
+    ("struct bpf_sock_addr", "sk"): watch_program._SK,
 }
 
 

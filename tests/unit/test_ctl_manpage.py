@@ -9,11 +9,15 @@ from dataclasses import fields
 
 import pytest
 
+from privbind.commands import watch
 from privbind.commands.privbindctl import _COMMANDS, HELP
 from privbind.inspect.explain import UNKNOWN, VERDICTS, Explanation, Who
 from privbind.inspect.grants import LiveGrant
 from privbind.inspect.host import Cgroups, Installed, Offer, Shim
 from privbind.inspect.standing import Standing
+from privbind.inspect.watch import Bind, Process
+from privbind.inspect.watch_events import VERDICTS as WATCHED
+from privbind.inspect.watch_events import Judgement
 
 from ..harness.install import ROOT
 
@@ -84,6 +88,14 @@ def test_the_page_tells_of_every_key_of_the_json() -> None:
         "grants",
         "notes",
     } <= bold
+    bind = Bind(
+        number=1, corrects=0, time_ns=0, protocol="tcp", address="::", port=80, bound=True,
+        judgement=Judgement("bound", None), process=Process(pid=1, tid=1, uid=1, gid=1, name=""), helper=None,
+        capability=None, cgroup=None, unit=None, container=None, pod=None, netns=1, in_first=True,
+    )  # fmt: skip
+    assert set(watch.values(bind, "")) | {"binds", "total"} <= bold
+    assert watch.MESSAGE_ID in PAGE.read_text()
+    assert set(WATCHED) <= set(re.findall(r"[\w-]+", section("JSON")))
     answer = Explanation(rule="", verdict=UNKNOWN, who=Who(1, 1), pid=None, program=None, reserved_below=1024)
     assert set(answer.values()) <= bold
     assert set(VERDICTS) <= set(re.findall(r"[\w-]+", section("JSON")))

@@ -31,6 +31,7 @@ Usage: privbindctl doctor [--json]
        privbindctl unload
        privbindctl test USER RULE...
        privbindctl explain RULE... [--user USER] [--pid PID] [--json]
+       privbindctl watch [--json | --journal] [--port PORTS] [--user USER] [--refused] [--arguments] [--cgroup DIR]
        privbindctl import-authbind
        privbindctl grant (--pid PID | --unit UNIT | --cgroup DIR | --self) --allow RULE... [-n NUM] [-r PORTS]
        privbindctl revoke (--pid PID | --unit UNIT | --cgroup DIR | --self)
@@ -46,6 +47,7 @@ Tell what privbind can do on this host and who has which grants; give users the 
   unload                 take it out
   test                   may this user bind this? 0: yes, 1: no; asked by doing, without touching the port
   explain                why a bind is refused, or by which right it is granted, and what to type to change it
+  watch                  every bind of a reserved port as it happens: who, what, and by which right
   import-authbind        print authbind's configuration as grants
   grant                  let all that is in a cgroup bind what the rules say; again: in the place of what it had
   revoke                 take privbind's grant off a cgroup; what is bound stays bound
@@ -55,16 +57,20 @@ Tell what privbind can do on this host and who has which grants; give users the 
       --diff             check: what a load would change
       --dry-run          load: who would have which grants; nothing is loaded
   -v, --verbose          load: say who may bind what; -vv: list the programs, too
-      --cgroup DIR       standing grants: hold below this cgroup only; grant, revoke: the cgroup that is meant
+      --cgroup DIR       standing grants: hold below this cgroup only; grant, revoke, watch: the one that is meant
       --pid PID          grant, revoke: the cgroup that only this process is in; explain: the process that is meant
       --unit UNIT        grant, revoke: the cgroup of a unit of systemd
       --self             grant, revoke: the cgroup that privbindctl itself is in (ExecStartPre=+)
-      --user USER        explain: the user who is meant, in the place of whoever asks
+      --user USER        explain: the user who is meant, in the place of whoever asks; watch: only this user's
   -a, --allow RULE       grant, oci-install: what may be bound; repeatable, and comma-separated
   -n, --binds NUM        grant: at most NUM successful reserved binds, over all processes together
   -r, --reuse-port PORTS  grant: set SO_REUSEPORT before binding these ports
       --write            oci-install: write them, where there is nothing else
-      --json             doctor, ls, explain: print JSON, for programs
+      --json             doctor, ls, explain, watch: print JSON, for programs
+      --journal          watch: write to systemd's journal, in the place of standard output
+      --port PORTS       watch: only binds of these ports
+      --refused          watch: only binds that were refused
+      --arguments        watch: the command lines, too, which may hold secrets
   -h, --help             print this and end
       --version          print the version and end
 
@@ -82,6 +88,7 @@ _COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
     "unload": ((), ("cgroup",), False),
     "test": ((), (), True),
     "explain": (("json",), ("user", "pid"), True),
+    "watch": (("json", "journal", "refused", "arguments"), ("port", "user", "cgroup"), False),
     "import-authbind": ((), (), False),
     "grant": (("self",), ("pid", "unit", "cgroup", "allow", "binds", "reuse-port"), False),
     "revoke": (("self",), ("pid", "unit", "cgroup"), False),
@@ -152,6 +159,10 @@ def _change(call: Call, place: str) -> int:
         from .placed import run as run_placed
 
         return run_placed(call)
+    if call.command == "watch":
+        from .watch import run as watch
+
+        return watch(call)
     if call.command == "oci-install":
         from .oci_install import run as install
 

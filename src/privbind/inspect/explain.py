@@ -14,10 +14,10 @@ from shlex import quote
 from ..account import Account
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import PROTOCOLS, Policy, Ports, Rule
-from ..linux import capabilities, cgroup, network, procfs, sockets
+from ..linux import cgroup, network, procfs, sockets
 from ..linux.cgroup import CgroupError
 from . import units
-from .rights import LAUNCH, STANDING, Asker, Found, Reader, Right, lacks, permitted_part, why_not
+from .rights import CAPABILITY, STANDING, Asker, Found, Reader, Right, holds_capability, lacks, permitted_part, why_not
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ UNKNOWN = "unknown"
 VERDICTS = (NOT_RESERVED, PERMITTED, BY_NONE_OF_OURS, IN_USE, PARTLY, REFUSED, UNKNOWN)
 """What can be said; in-use: there is a right, but a socket has the port. partly: for some of what the rule means."""
 
-_CAPABILITY = 1 << capabilities.CAP_NET_BIND_SERVICE
 _SHIM = "libprivbind.so"
 _SYSTEMD = ("sd_bind4", "sd_bind6")  # src/core/bpf-socket-bind.c
 _FILTERED = "2"  # of Seccomp: in proc_pid_status(5)
@@ -518,19 +517,7 @@ def _helped(pid: int, unseen: list[str]) -> tuple[Right, ...]:
     from .grants import of_helpers
 
     above = set(_ancestors(pid))
-    return tuple(
-        Right(
-            kind=LAUNCH,
-            mechanism=grant.mechanism or "?",
-            policy=Policy.parse(grant.rules) if grant.rules else Policy(None),
-            source=f"launch of process {grant.pid}, by helper {grant.place.rpartition(' ')[2]}",
-            holder=grant.user or "",
-            limit=grant.limit or 0,
-            left=grant.left,
-        )
-        for grant in of_helpers(unseen)
-        if grant.pid in above and grant.rules is not None
-    )
+    return tuple(Right.of_live(grant) for grant in of_helpers(unseen) if grant.pid in above and grant.rules is not None)
 
 
 def _ancestors(pid: int) -> list[int]:
@@ -548,16 +535,9 @@ def _capability(pid: int | None, status: dict[str, str], who: Who) -> bool | Non
     """Whether the process holds CAP_NET_BIND_SERVICE, and over its network namespace."""
     if pid is None:
         if who.uid == posix.getuid():
-            return bool(int(status.get("CapEff", "0"), 16) & _CAPABILITY)
+            return bool(int(status.get("CapEff", "0"), 16) & CAPABILITY)
         return who.uid == 0
-    if not int(status.get("CapEff", "0"), 16) & _CAPABILITY:
-        return False
-    try:
-        own = procfs.namespace(posix.getpid(), "user")
-        its = procfs.namespace(pid, "user")
-        return its == own or its == f"user:[{network.owner(pid)}]"
-    except OSError:
-        return None
+    return holds_capability(pid, status)
 
 
 def _shim(pid: int) -> bool | None:

@@ -233,7 +233,7 @@ def of_helpers(unseen: list[str]) -> Iterator[LiveGrant]:
     hidden = 0
     processes = _Processes()
     for pid, status in _statuses(lambda pid: procfs.name(pid) == _HELPER):
-        if status.get("NoNewPrivs") != "1" or status.get("Seccomp") != _SECCOMP_FILTER:
+        if not _is_helper(status):
             continue
         place = f"process {pid}"
         try:
@@ -255,6 +255,22 @@ def of_helpers(unseen: list[str]) -> Iterator[LiveGrant]:
         unseen.append(
             f"what {counted(hidden, 'helper')} of preload or seccomp granted (CAP_SYS_PTRACE is missing; run as root)"
         )
+
+
+def of_helper(pid: int) -> LiveGrant | None:
+    """What a helper publishes; None for a process that is no helper, or has ended. Needs CAP_SYS_PTRACE."""
+    try:
+        status = procfs.status(pid)
+        if not _is_helper(status):
+            return None
+        return _of_helper(pid, f"process {pid}", _Processes())
+    except (OSError, ValueError):
+        return None
+
+
+def _is_helper(status: dict[str, str]) -> bool:
+    """Whether a process that has a helper's name is locked in as a helper is."""
+    return status.get("NoNewPrivs") == "1" and status.get("Seccomp") == _SECCOMP_FILTER
 
 
 def _of_helper(pid: int, place: str, processes: _Processes) -> LiveGrant | None:

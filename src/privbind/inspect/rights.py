@@ -14,7 +14,7 @@ from ..grant import counters, record
 from ..grant.grant import Grant
 from ..grant.holder import COMMAND
 from ..grant.policy import Policy, PolicyError, Ports, Rule, unmapped
-from ..linux import bpf
+from ..linux import bpf, capabilities, network, procfs
 from ..mechanisms.bpf import compiler
 from ..standing import load, program, text
 from ..standing.describe import label
@@ -22,9 +22,13 @@ from ..standing.resolve import GID, Key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Self
+
     from ..grant.holder import Holder
+    from .grants import LiveGrant
 
 STANDING, PLACED, LAUNCH = "standing", "placed", "launch"
+CAPABILITY = 1 << capabilities.CAP_NET_BIND_SERVICE
 BIND_HOOKS = (bpf.INET4_BIND, bpf.INET6_BIND)
 
 
@@ -46,6 +50,19 @@ class Right:
     netns: int | None = None
     limit: int = 0
     left: int | None = None
+
+    @classmethod
+    def of_live(cls, grant: LiveGrant) -> Self:
+        """The grant of a helper. Raises PolicyError for rules that make no sense."""
+        return cls(
+            kind=LAUNCH,
+            mechanism=grant.mechanism or "?",
+            policy=Policy.parse(grant.rules) if grant.rules else Policy(None),
+            source=f"launch of process {grant.pid}, by helper {grant.place.rpartition(' ')[2]}",
+            holder=grant.user or "",
+            limit=grant.limit or 0,
+            left=grant.left,
+        )
 
     def __str__(self) -> str:
         return f"{self.kind} grant for {self.holder} ({self.source})" if self.holder else f"{self.kind} {self.source}"
@@ -129,6 +146,17 @@ def one_bind(protocol: str | None, address: bytes, port: int) -> Rule:
 def _common(one: Ports, other: Ports) -> Ports | None:
     low, high = max(one.low, other.low), min(one.high, other.high)
     return Ports(low, high) if low <= high else None
+
+
+def holds_capability(pid: int, status: dict[str, str] | None = None) -> bool | None:
+    """Whether a process holds CAP_NET_BIND_SERVICE over its network namespace; None where that cannot be seen."""
+    try:
+        if not int((status or procfs.status(pid)).get("CapEff", "0"), 16) & CAPABILITY:
+            return False
+        its = procfs.namespace(pid, "user")
+        return its == procfs.namespace(posix.getpid(), "user") or its == f"user:[{network.owner(pid)}]"
+    except OSError:
+        return None
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ _MAP_GET_FD_BY_ID = 14  # 4.13
 _OBJ_GET_INFO_BY_FD = 15  # 4.13
 _PROG_QUERY = 16  # 4.15
 _MAP_FREEZE = 22  # 5.2
+_LINK_CREATE = 28  # 5.7
 _MAP_LOOKUP_BATCH = 24  # 5.6
 _MAP_UPDATE_BATCH = 26  # 5.6
 _PROG_BIND_MAP = 35  # 5.10
@@ -32,6 +33,7 @@ _PROG_BIND_MAP = 35  # 5.10
 _MAP_TYPE_HASH = 1
 _MAP_TYPE_ARRAY = 2
 _MAP_TYPE_ARRAY_OF_MAPS = 12  # 4.12
+_MAP_TYPE_RINGBUF = 27  # 5.8
 
 MAP_READ_ONLY_IN_PROGRAMS = 1 << 7  # BPF_F_RDONLY_PROG, 5.2
 MAP_MMAPABLE = 1 << 10  # BPF_F_MMAPABLE, 5.5
@@ -69,6 +71,7 @@ _CREATE = Struct("=7I16s")  # type, key size, value size, entries, flags, inner 
 _ELEMENT = Struct("=I4xQQQ")  # map, key *, value *, flags
 _LOAD = Struct("=IIQQIIQII16sII")  # type, count, code *, license *, log level, size, *, version, flags, name, 0, hook
 _ATTACH = Struct("=5I")  # cgroup, program, hook, flags, program to replace
+_LINK = Struct("=4I")  # program, cgroup, hook, flags
 _QUERY = Struct("=IIIIQI4x")  # cgroup, hook, query flags, attach flags (out), ids *, count (in and out)
 _QUERY_FLAGS = 12
 _QUERY_COUNT = 24
@@ -137,6 +140,11 @@ def create_hash(name: str, key_size: int, value_size: int, entries: int) -> int:
     return _call(
         _MAP_CREATE, bytearray(_CREATE.pack(_MAP_TYPE_HASH, key_size, value_size, entries, 0, 0, 0, _name(name)))
     )
+
+
+def create_ring(name: str, size: int) -> int:
+    """A ring buffer of this many bytes, a power of 2 and whole pages (`linux.ring` reads it); its descriptor."""
+    return _call(_MAP_CREATE, bytearray(_CREATE.pack(_MAP_TYPE_RINGBUF, 0, 0, size, 0, 0, 0, _name(name))))
 
 
 def update_all(map_fd: int, entries: dict[bytes, bytes]) -> None:
@@ -240,6 +248,11 @@ def attach(cgroup_fd: int, program_fd: int, hook: int) -> None:
     It stays when its descriptors are closed, and goes with the cgroup.
     """
     _call(_PROG_ATTACH, bytearray(_ATTACH.pack(cgroup_fd, program_fd, hook, ALLOW_MULTI, 0)))
+
+
+def link(cgroup_fd: int, program_fd: int, hook: int) -> int:
+    """Put a program on a cgroup, beside all others, for as long as the link that is returned is open (5.7)."""
+    return _call(_LINK_CREATE, bytearray(_LINK.pack(program_fd, cgroup_fd, hook, 0)))
 
 
 def replace(cgroup_fd: int, program_fd: int, hook: int, old_fd: int) -> None:

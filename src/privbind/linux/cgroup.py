@@ -125,6 +125,20 @@ def open_path(path: str) -> Cgroup:
     raise CgroupError("there is no such cgroup")
 
 
+def by_identity(identity: int) -> Cgroup:
+    """A cgroup by its id, which is never another's. Needs CAP_DAC_READ_SEARCH. Raises CgroupError."""
+    for device, root, point in mounts_of_v2():
+        found = _open_identity(point, device, identity)
+        if found >= 0:
+            try:
+                path = posix.readlink(f"/proc/self/fd/{found}")
+            except OSError:
+                path = point
+            inside = root.rstrip("/") + (_below(point, path) or "")
+            return Cgroup(inside or "/", found, *_depth(inside))
+    raise CgroupError("there is no such cgroup")
+
+
 def ancestors(fd: int) -> list[int]:
     """Descriptors of the cgroups above this one that can be seen, the nearest first; the caller closes them."""
     found: list[int] = []

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import posix
-from _socket import AF_INET, AF_INET6, inet_ntop
+from _socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, inet_ntop
 from fcntl import ioctl
 
 from . import child, process, sockets
@@ -79,6 +79,10 @@ def _packed(text: str) -> bytes:
     """An address as those tables have it, in words of 32 bits as the machine (a little-endian one) reads them."""
     words = [text[start : start + 8] for start in range(0, len(text), 8)]
     return b"".join(bytes.fromhex(word)[::-1] for word in words)
+
+
+PROTOCOL_NAMES = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp", IPPROTO_UDPLITE: "udplite"}
+"""What binds are told to be of; linux/in.h."""
 
 
 def address_text(address: bytes) -> str:

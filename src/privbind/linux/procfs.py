@@ -74,10 +74,18 @@ def own_ids(pid: int) -> list[int]:
     return [int(word) for word in status(pid).get("NSpid", str(pid)).split()]
 
 
+def started_ns(pid: int) -> int:
+    """When a process started, in nanoseconds since boot, rounded down to a clock tick."""
+    return _start_ticks(pid) * (1_000_000_000 // posix.sysconf("SC_CLK_TCK"))
+
+
+def _start_ticks(pid: int) -> int:
+    return int(_read(f"{_PROC}/{pid}/stat").rpartition(b") ")[2].split()[_START_TIME])
+
+
 def started(pid: int) -> int:
     """When a process started, in seconds since 1970, give or take one."""
-    fields = _read(f"{_PROC}/{pid}/stat").rpartition(b") ")[2].split()
-    ticks = int(fields[_START_TIME])
+    ticks = _start_ticks(pid)
     for line in _read(f"{_PROC}/stat").split(b"\n"):
         if line.startswith(b"btime "):
             return int(line[6:]) + ticks // posix.sysconf("SC_CLK_TCK")

@@ -42,9 +42,13 @@ HELPERS = {
     "map_lookup_elem": 1,  # 3.19
     "get_current_pid_tgid": 14,  # 4.2
     "get_current_uid_gid": 15,  # 4.2
+    "get_current_comm": 16,  # 4.2
     "setsockopt": 49,  # 4.13
+    "get_current_cgroup_id": 80,  # 4.18
     "get_netns_cookie": 122,  # 5.7
     "get_current_ancestor_cgroup_id": 123,  # 5.7
+    "ktime_get_boot_ns": 125,  # 5.8
+    "ringbuf_output": 130,  # 5.8
     "set_retval": 187,  # 5.18
 }
 
