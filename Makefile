@@ -127,7 +127,7 @@ wheel: dist/.made ## the wheel, alone in dist/
 dist/.made: $(BIN)/.build $(SOURCES) hatch_build.py pyproject.toml README.md LICENSE
 	@rm -rf build/wheel && mkdir -p dist
 	PRIVBIND_REQUIRE_COMPILER=1 $(BIN)/python -m hatchling build --target wheel --directory build/wheel
-	@find dist -name '*.whl' ! -name "$$(ls build/wheel)" -delete && mv build/wheel/*.whl dist/
+	@find dist -maxdepth 1 -name '*.whl' ! -name "$$(ls build/wheel)" -delete && mv build/wheel/*.whl dist/
 	@touch $@
 
 .PHONY: dist

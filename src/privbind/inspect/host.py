@@ -19,7 +19,7 @@ from ..grant.grant import Grant
 from ..grant.policy import Policy
 from ..grant.site import Site
 from ..linux import capabilities, cgroup, hierarchy, seccomp, sockets
-from ..linux.call import UnknownMachineError, machine
+from ..linux.call import UnknownMachineError, has_attribute, machine
 from ..linux.capabilities import CAP_SETGID, CAP_SETUID
 from ..mechanisms import preload
 from ..mechanisms.bpf import own_cgroup
@@ -274,16 +274,9 @@ def _installed(folders: list[str]) -> tuple[Installed, ...]:
         if S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) not in found:
             mode = status.st_mode
             found[status.st_dev, status.st_ino] = Installed(
-                path, bool(mode & S_ISUID), bool(mode & S_ISGID), _has_file_capabilities(path)
+                path, bool(mode & S_ISUID), bool(mode & S_ISGID), has_attribute(path, "security.capability")
             )
     return tuple(found.values())
-
-
-def _has_file_capabilities(path: str) -> bool:
-    try:
-        return bool(posix.getxattr(path, "security.capability"))
-    except OSError:
-        return False
 
 
 def _refused_shim(shim: Shim) -> tuple[str, str]:

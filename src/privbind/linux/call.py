@@ -52,6 +52,8 @@ _NUMBERS = {
         "capget": 125,
         "capset": 126,
         "prctl": 157,
+        "getxattr": 191,
+        "fgetxattr": 193,
         "futex": 202,
         "keyctl": 250,
         "restart_syscall": 219,
@@ -72,6 +74,8 @@ _NUMBERS = {
         "landlock_restrict_self": 446,
     },
     "aarch64": {
+        "getxattr": 8,
+        "fgetxattr": 10,
         "ioctl": 29,
         "openat": 56,
         "close": 57,
@@ -223,3 +227,18 @@ def prepare(name: str, *args: int | bytearray | None) -> Callable[..., int]:
         return result
 
     return call
+
+
+def has_attribute(file: int | str, name: str) -> bool:
+    """Whether an open file, or the file at a path, has this extended attribute; no where that cannot be told.
+
+    Python has getxattr(2) where its C library is glibc, and not with musl.
+    """
+    call, which = (
+        ("fgetxattr", file) if isinstance(file, int) else ("getxattr", file.encode("utf-8", "surrogateescape"))
+    )
+    try:
+        syscall(call, which, name.encode(), 0, 0)
+    except OSError:
+        return False
+    return True

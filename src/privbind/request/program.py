@@ -10,7 +10,7 @@ from errno import EACCES, EINVAL
 
 from ..account import FileAccess
 from ..errors import NotExecutableError, NotFoundError, strerror
-from ..linux.call import machine
+from ..linux.call import has_attribute, machine
 from ..values import value
 
 TYPE_CHECKING = False
@@ -272,11 +272,7 @@ def _read_elf(head: bytes, fd: int) -> Elf | None:
 
 def _gains(fd: int, account: Account) -> str:
     """The privilege that this account gains by executing this file, in words."""
-    try:
-        posix.getxattr(fd, "security.capability")
-    except OSError:
-        pass  # it has none
-    else:
+    if has_attribute(fd, "security.capability"):
         return _CAPABLE
     found = posix.fstat(fd)
     mode = S_IMODE(found.st_mode)

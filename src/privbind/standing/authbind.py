@@ -15,6 +15,7 @@ from _stat import S_ISLNK, S_ISREG, S_IXGRP, S_IXOTH, S_IXUSR
 
 from ..errors import PrivbindError, strerror
 from ..grant.policy import MAX_RULES, Ports, Rule, unmapped
+from ..linux.call import has_attribute
 from .authbind_names import (
     NoSuchNameError,
     address_and_port,
@@ -37,6 +38,7 @@ ROOT = "/etc/authbind"
 
 _EVERYBODY = S_IXUSR | S_IXGRP | S_IXOTH
 _ACCESS_LIST = "system.posix_acl_access"
+"""With it more than the mode says who may do what: the group's bits then are the list's mask."""
 
 _NO_SUCH_LINE = "authbind takes no notice of such a line"
 
@@ -102,7 +104,7 @@ class _Conversion:
             return ""
         except OSError as error:
             return f"{folder} cannot be looked at: {strerror(error)}"
-        if mode & _EVERYBODY == _EVERYBODY and not _has_access_list(folder):
+        if mode & _EVERYBODY == _EVERYBODY and not has_attribute(folder, _ACCESS_LIST):
             return ""
         return f"only some users may enter {folder}: name those who may, and are meant"
 
@@ -216,7 +218,7 @@ def _why_unclear(path: str, found: os.stat_result) -> str:
     reasons = (
         (S_ISLNK(mode), "it is a symbolic link: name those who may execute what it leads to"),
         (not S_ISREG(mode), "it is not a regular file"),
-        (_has_access_list(path), "it has an access control list: name those whom it lets in (getfacl)"),
+        (has_attribute(path, _ACCESS_LIST), "it has an access control list: name those whom it lets in (getfacl)"),
         (mode & S_IXOTH, "executable by everybody: name the users"),
         (
             group and not mode & S_IXUSR and found.st_uid,
@@ -225,15 +227,6 @@ def _why_unclear(path: str, found: os.stat_result) -> str:
         (group and not found.st_gid, "executable by group 0, which cannot hold a grant: name the users"),
     )
     return next((why for applies, why in reasons if applies), "")
-
-
-def _has_access_list(path: str) -> bool:
-    """Whether more than the mode says who may do what: the group's bits then are the list's mask."""
-    try:
-        os.getxattr(path, _ACCESS_LIST)
-    except OSError:
-        return False
-    return True
 
 
 def _read(path: str) -> str:
