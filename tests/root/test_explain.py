@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from privbind.linux import bpf
+from privbind.mechanisms.bpf.assembly import R0, R1, R2, Assembly
+
 from ..harness.situations import GRANTS
 from ..harness.standing import StandingHost
 
@@ -40,16 +43,37 @@ def test_what_root_asks_for_a_user(standing: StandingHost) -> None:
     assert standing.ctl("explain", "tcp:81", "--user=bob").ok().lines[0] == "bob may bind tcp:81"
 
 
+def test_a_program_of_anothers_is_in_the_way(standing: StandingHost) -> None:
+    """It refuses what a grant permits: the verdict is the kernel's, and the program is named."""
+    standing.load(GRANTS)
+
+    def forbid() -> None:
+        asm = Assembly("another's")
+        asm.load_32(R2, R1, 24, "user_port")
+        asm.move(R0, 1)
+        asm.jump_if(R2, "==", 0, "end", "any free port")
+        asm.move(R0, 0)
+        asm.label("end")
+        asm.exit()
+        bpf.attach(standing.tree.fd, bpf.load("sd_bind4", bpf.INET4_BIND, asm.code({})), bpf.INET4_BIND)
+
+    standing.inside(forbid)
+    lines = standing.ctl("explain", "tcp:127.0.0.1:80", "--user=alice").ok().lines
+    assert lines[0] == "alice may not bind tcp:127.0.0.1:80"
+    assert any("something else is in the way" in line for line in lines)
+    assert any(line.startswith("  in the way") and "SocketBindDeny=" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((), "explain: which rule? (privbindctl explain tcp:80)"),
-        (("tcp:0",), "rule 'tcp:0': port '0' is not a whole number from 1 to 65535"),
+        (("tcp:99999",), "rule 'tcp:99999': port '99999' is not a whole number from 1 to 65535"),
         (("sctp:80",), "rule 'sctp:80': unknown protocol 'sctp' (tcp or udp)"),
         (("tcp:80", "--user=nobody-at-all"), "--user: unknown user 'nobody-at-all'"),
         (
             ("tcp:80", "--pid=4194305"),
-            "--pid: there is no process 4194305 that can be seen (No such file or directory)",
+            "--pid: there is no process 4194305 that can be seen (No such process)",
         ),
         (("tcp:80", "--pid=self"), "--pid 'self' is not a whole number from 1 to 4294967295"),
     ],

@@ -474,6 +474,32 @@ def test_hostile_names(place: StandingHost, watcher: Watcher) -> None:
     process.communicate("")
 
 
+def test_a_process_that_calls_itself_a_helper(place: StandingHost, watcher: Watcher) -> None:
+    """It is told of as what it is, and hides nobody's bind."""
+    alice = user("alice")(place)
+    assert tell(alice, "tcp 127.0.0.1 81") == "13"
+    process = place.popen(
+        place.words_as("bob", python(NAME_ITSELF, "privbind-helper")), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "refused\n"
+    for pid, name in ((alice.pid, "alice"), (process.pid, "bob")):
+        (bind,) = watcher.wait(lambda bind, pid=pid: bind["pid"] == pid)  # type: ignore[misc]
+        assert (bind["user"], bind["verdict"], bind["helper"]) == (name, REFUSED, None)
+    process.communicate("")
+
+
+def test_a_launch_whose_helper_ends_with_its_last_bind(place: StandingHost, watcher: Watcher) -> None:
+    """It is gone when it is looked at; the bind is still the command's, and told once."""
+    process = started(place, place.command(python(BINDER), "--via=preload", "-n1", "--allow=tcp:80", user="bob"))
+    assert tell(process, TCP80) == "ok"
+    (bind,) = watcher.wait(lambda bind: bind["pid"] == process.pid)
+    assert (bind["verdict"], bind["user"]) == (BOUND, "bob")
+    assert bind["helper"] is not None
+    assert tell(process, TCP80) == "13"
+    assert [one["verdict"] for one in watcher.wait(lambda bind: bind["pid"] == process.pid, 2)] == [BOUND, REFUSED]
+
+
 JOURNALD = "/lib/systemd/systemd-journald"
 
 

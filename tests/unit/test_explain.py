@@ -66,6 +66,15 @@ def test_the_verdict(seen: Facts, verdict: str) -> None:
     assert all("\n" not in line for line in found.lines())
 
 
+def test_what_is_in_the_way() -> None:
+    """By name, as far as it is known; without them nothing is said."""
+    others = Found((a_right("tcp:80"),), ("sd_bind4", "somebody_elses"))
+    lines = judge(facts("tcp:80", here=others, refused=("tcp:80",), filtered=True, shim=False)).lines()
+    for words in ("SocketBindDeny=", "'somebody_elses'", "a seccomp filter", "preload's shim is not in the process"):
+        assert any(line.startswith("  in the way") and words in line for line in lines), words
+    assert not any("in the way" in line for line in judge(facts("tcp:80", a_right("tcp:80"))).lines())
+
+
 def test_all_verdicts_are_tested() -> None:
     assert {verdict for _, _, verdict in ROWS} == set(VERDICTS)
 

@@ -27,7 +27,7 @@ from privbind.inspect.watch_events import (
     parse,
 )
 from privbind.inspect.watch_program import ASKED, BOUND
-from privbind.linux import journal
+from privbind.linux import journal, ring
 from privbind.standing.resolve import UID, Key
 
 from ..harness.policies import packed
@@ -91,9 +91,19 @@ def test_what_a_helper_does_is_the_commands() -> None:
     tracker = Tracker()
     asking, other = attempt(1, 1), attempt(3, 1, port=81)
     helper = attempt(2, 2, name=HELPER, uid=65533)
-    found = [one for event in (asking, other, helper, Done(3, 2, 80)) for one in tracker.tell(event)]
-    assert [(one.attempt, one.command, one.bound) for one in found] == [(helper, asking, True)]
+    found = [one for event in (asking, other, helper, Done(3, 2, 80)) for one in tracker.tell(event, event is helper)]
+    assert [(one.attempt, one.command, one.by_helper, one.bound) for one in found] == [(helper, asking, True, True)]
     assert [one.attempt for one in tracker.decide(LATER + 3)] == [other]
+
+
+def test_a_name_alone_makes_no_helper() -> None:
+    """Who calls itself one takes no bind from others."""
+    tracker = Tracker()
+    events = attempt(1, 1), attempt(2, 2, name=HELPER)
+    assert outcomes(tracker, *events) == []
+    assert [(one.attempt, one.command, one.by_helper) for one in tracker.decide(LATER + 2)] == [
+        (event, None, False) for event in events
+    ]
 
 
 @st.composite
@@ -227,6 +237,31 @@ def fields(reader: io.BytesIO) -> Iterator[tuple[bytes, bytes]]:
             size = int.from_bytes(reader.read(8), "little")
             yield name, reader.read(size)
             assert reader.read(1) == b"\n"
+
+
+SIZE = 4096
+
+
+@pytest.mark.parametrize("start", [0, SIZE - 8, 5 * SIZE + 40])
+def test_records_of_a_ring(start: int) -> None:
+    """Across the end, too; what is discarded is passed over, and nothing behind what is still being written."""
+    written = [(5, 0, b"first"), (8, 1 << 30, b"nothing."), (3, 0, b"2nd"), (4, 1 << 31, b"busy"), (4, 0, b"late")]
+    memory = bytearray(2 * SIZE)
+    place = start
+    for length, bits, data in written:
+        entry = (length | bits).to_bytes(4, "little") + bytes(4) + data
+        for offset, byte in enumerate(entry):
+            for copy in (0, SIZE):
+                memory[(place + offset) % SIZE + copy] = byte
+        place += 8 + (length + 7) // 8 * 8
+    reader = object.__new__(ring.Ring)
+    reader._size, reader._place = SIZE, start
+    reader._consumed = bytearray(8)  # type: ignore[assignment]
+    reader._data = bytearray(place.to_bytes(8, "little")).ljust(ring._PAGE, b"\0") + memory  # type: ignore[assignment]
+    end = reader.ready()
+    assert [bytes(data) for data in reader.records(end)] == [b"first", b"2nd"]
+    assert int.from_bytes(reader._consumed, "little") == end == start + 16 + 16 + 16
+    assert list(reader.records(reader.ready())) == []
 
 
 def test_a_kernel_without_ring_buffers(monkeypatch: pytest.MonkeyPatch) -> None:

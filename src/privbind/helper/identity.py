@@ -21,6 +21,11 @@ _RANGES = (range(65533, 65519, -1), range(61183, 60577, -1))
 """The numbers that no system gives to people or services (systemd's UIDS-GIDS.md). Not 65534, which is nobody's."""
 
 
+def is_helpers(uid: int) -> bool:
+    """Whether a uid is one of these numbers, which nobody but root becomes."""
+    return any(uid in numbers for numbers in _RANGES)
+
+
 def take(account: Account, keep: tuple[int, ...]) -> None:
     """Become a uid and the gid of the same number, with no groups.
 

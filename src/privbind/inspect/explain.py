@@ -14,7 +14,7 @@ from shlex import quote
 from ..account import Account
 from ..errors import PrivbindError, UsageError, strerror
 from ..grant.policy import PROTOCOLS, Policy, Ports, Rule
-from ..linux import cgroup, network, procfs, sockets
+from ..linux import cgroup, network, process, procfs, sockets
 from ..linux.cgroup import CgroupError
 from . import units
 from .rights import CAPABILITY, STANDING, Asker, Found, Reader, Right, holds_capability, lacks, permitted_part, why_not
@@ -223,7 +223,19 @@ def explain(policy: Policy, who: Who | None = None, pid: int | None = None) -> E
     process. ``who`` None: the process's user, or this process's own. Only root can ask by doing for others; what it
     could not see, the answer says. Raises UsageError for a process that is not there, and PrivbindError.
     """
-    return judge(_look(policy, who, pid))
+    if pid is None:
+        return judge(_look(policy, who, pid))
+    try:
+        pidfd = posix.pidfd_open(pid)
+    except OSError as error:
+        raise UsageError(f"--pid: there is no process {pid} that can be seen ({strerror(error)})") from error
+    try:
+        facts = _look(policy, who, pid)
+        if not process.is_alive(pidfd):
+            raise UsageError(f"--pid: process {pid} has ended")
+    finally:
+        posix.close(pidfd)
+    return judge(facts)
 
 
 def judge(facts: Facts) -> Explanation:

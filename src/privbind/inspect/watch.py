@@ -13,6 +13,7 @@ from errno import EINVAL, EPERM
 from time import CLOCK_BOOTTIME, clock_gettime_ns, time_ns
 
 from ..errors import PrivbindError, UnsupportedError, strerror
+from ..helper import identity
 from ..linux import bpf, capabilities, cgroup, network, procfs, sockets
 from ..linux.cgroup import CgroupError
 from ..linux.ring import Ring
@@ -178,9 +179,7 @@ class Watch:
     def _outcomes(self, batch: _Batch, end: int, now: int) -> Iterator[Outcome]:
         for data in self._ring.records(end):
             event = parse(data)
-            if isinstance(event, Attempt):
-                batch.look(event)
-            yield from self._tracker.tell(event)
+            yield from self._tracker.tell(event, isinstance(event, Attempt) and batch.look(event))
         yield from self._tracker.decide(now)
 
     def _forget(self) -> None:
@@ -253,11 +252,17 @@ class _Batch:
         self._offset = time_ns() - clock_gettime_ns(CLOCK_BOOTTIME)
         self._looks: dict[int, _Look] = {}
 
-    def look(self, attempt: Attempt) -> None:
-        """Look at who asks."""
-        if self._wanted is None or attempt.name == HELPER or self._wanted(attempt):
-            self._watch.seen[attempt.tid, attempt.time_ns] = self._look(attempt.pid, attempt.time_ns)
-            self._watch.place(attempt)
+    def look(self, attempt: Attempt) -> bool:
+        """Look at who asks; whether that is a helper."""
+        named = attempt.name == HELPER
+        if not named and self._wanted is not None and not self._wanted(attempt):
+            return False
+        found = self._watch.seen[attempt.tid, attempt.time_ns] = self._look(attempt.pid, attempt.time_ns)
+        self._watch.place(attempt)
+        if found is _GONE:
+            # After its last bind a helper ends at once.
+            return named and identity.is_helpers(attempt.uid)
+        return named and found.capable is True
 
     def _look(self, pid: int, time_ns: int) -> _Look:
         if pid not in self._looks:
@@ -278,7 +283,7 @@ class _Batch:
         helper = main = None
         process = _process(command, look)
         rights: tuple[Right, ...] | None
-        if attempt.name == HELPER:
+        if outcome.by_helper:
             right, main = self._watch.helper(attempt)
             rights = None if right is None else (right,)
             helper = attempt.pid

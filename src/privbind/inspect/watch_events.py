@@ -8,7 +8,7 @@ was not bound; a bind that is done later still, by a thread that was stopped in 
 from __future__ import annotations
 
 from _socket import IPPROTO_TCP, IPPROTO_UDP
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..grant.policy import TCP, UDP, unmapped
 from .rights import Asker, Right, lacks, one_bind, why_not
@@ -71,15 +71,17 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a bind: ``bound`` None where its end was lost. ``command`` is who asked a helper for it.
+    """What became of a bind: ``bound`` None where its end was lost.
 
-    ``number`` counts the outcomes; ``corrects`` is the number of the one that this one corrects, 0 for none.
+    ``by_helper``: a helper did it, and ``command`` is who asked for it, where that was seen. ``number`` counts the
+    outcomes; ``corrects`` is the number of the one that this one corrects, 0 for none.
     """
 
     number: int
     attempt: Attempt
     bound: bool | None
     command: Attempt | None = None
+    by_helper: bool = False
     corrects: int = 0
 
 
@@ -111,21 +113,25 @@ class Tracker:
 
     _open: dict[int, Attempt] = field(default_factory=dict)  # by thread, which binds one socket at a time
     _decided: dict[int, Outcome] = field(default_factory=dict)  # those that may still be corrected, by thread
-    _asked_helpers: dict[int, Attempt] = field(default_factory=dict)  # by the helper's thread
+    _helpers: dict[int, Attempt | None] = field(default_factory=dict)  # who asked, by the thread of a helper in _open
     _number: int = 0
     _ends_lost_until_ns: int = -1
     _lost_until_ns: int = -1
 
-    def tell(self, event: Attempt | Done) -> Iterator[Outcome]:
-        """One event; what is known by it. Of a bind that was done, and was not asked for, the beginning was lost."""
+    def tell(self, event: Attempt | Done, is_helper: bool = False) -> Iterator[Outcome]:
+        """One event; what is known by it. Of a bind that was done, and was not asked for, the beginning was lost.
+
+        ``is_helper``: a helper asks. Its name is not enough to know that, since every process can take it.
+        """
         if isinstance(event, Attempt):
             before = self._open.pop(event.tid, None)
             if before is not None:
                 yield self._end(before, False)
             self._decided.pop(event.tid, None)
+            if is_helper:
+                asking = self._asking(event)
+                self._helpers[event.tid] = None if asking is None else self._open.pop(asking)
             self._open[event.tid] = event
-            if event.name == HELPER and (asking := self._asking(event)) is not None:
-                self._asked_helpers[event.tid] = self._open.pop(asking)
             return
         attempt = self._open.get(event.tid)
         if attempt is not None and attempt.port == event.port:
@@ -135,7 +141,7 @@ class Tracker:
         decided = self._decided.pop(event.tid, None)
         if decided is not None and decided.attempt.port == event.port and decided.attempt.time_ns > self._lost_until_ns:
             self._number += 1
-            yield Outcome(self._number, decided.attempt, True, decided.command, decided.number)
+            yield replace(decided, number=self._number, bound=True, corrects=decided.number)
 
     def events_were_lost(self, now_ns: int, ends: bool) -> None:
         """Up to now something was lost; ``ends``: also of binds that were seen to be asked for."""
@@ -164,12 +170,16 @@ class Tracker:
     def _end(self, attempt: Attempt, bound: bool) -> Outcome:
         self._number += 1
         known = bound or attempt.time_ns > self._ends_lost_until_ns
-        return Outcome(self._number, attempt, bound if known else None, self._asked_helpers.pop(attempt.tid, None))
+        by_helper = attempt.tid in self._helpers
+        command = self._helpers.pop(attempt.tid, None)
+        return Outcome(self._number, attempt, bound if known else None, command, by_helper)
 
     def _asking(self, helper: Attempt) -> int | None:
         """The thread that waits for a helper: preload's command was refused this very bind before it asked."""
         what = _what(helper)
-        return next((tid for tid, other in self._open.items() if other.name != HELPER and _what(other) == what), None)
+        return next(
+            (tid for tid, other in self._open.items() if tid not in self._helpers and _what(other) == what), None
+        )
 
 
 def _what(attempt: Attempt) -> tuple[object, ...]:
