@@ -9,7 +9,8 @@ import pytest
 from privbind.linux import bpf
 from privbind.mechanisms.bpf.assembly import R0, R1, R2, Assembly
 
-from ..harness.situations import GRANTS
+from ..harness.host import python
+from ..harness.situations import BINDER, GRANTS, started
 from ..harness.standing import StandingHost
 
 
@@ -41,6 +42,22 @@ def test_what_root_asks_for_a_user(standing: StandingHost) -> None:
     (line,) = (line for line in lines if "# for good" in line)
     standing.ctl(*line.split("privbindctl ")[1].split("  #")[0].split()).ok()
     assert standing.ctl("explain", "tcp:81", "--user=bob").ok().lines[0] == "bob may bind tcp:81"
+
+
+def test_grants_for_others(standing: StandingHost) -> None:
+    """Of a launch and of a placed grant that speak of the port it is told that they are for other processes."""
+    launched = started(standing, standing.command(python(BINDER), "--via=bpf", "--allow=tcp:80", user="alice"))
+    helped = started(standing, standing.command(python(BINDER), "--via=preload", "--allow=tcp:80", user="alice"))
+    found = json.loads(standing.ctl("explain", "tcp:80", "--user=alice", "--json").ok().out)
+    assert found["verdict"] == "refused"
+    told = {(grant["mechanism"], grant["source"].partition(",")[0]) for grant in found["grants"]}
+    assert {("bpf", f"launch of process {launched.pid}"), ("preload", f"launch of process {helped.pid}")} <= told
+    assert {grant["why_not"] for grant in found["grants"]} == {"elsewhere"}
+    for process in (launched, helped):
+        assert (
+            json.loads(standing.ctl("explain", "tcp:80", f"--pid={process.pid}", "--json").out)["verdict"]
+            == "permitted"
+        )
 
 
 def test_a_program_of_anothers_is_in_the_way(standing: StandingHost) -> None:

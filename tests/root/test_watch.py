@@ -289,6 +289,16 @@ def test_a_closed_pipe(place: StandingHost) -> None:
     assert attached(place) == []
 
 
+def test_output_that_takes_nothing_more(place: StandingHost) -> None:
+    """One line says so, and nothing stays attached."""
+    found = place.run(
+        ["sh", "-c", 'exec "$@" > /dev/full', "sh", place.ctl_path, "watch", "--json", f"--cgroup={place.cgroup}"]
+    )
+    assert found.status == 125
+    assert found.err == "privbindctl: cannot write to standard output: No space left on device\n"
+    assert attached(place) == []
+
+
 CAPABILITIES = ("sys_admin", "net_admin", "sys_ptrace", "dac_read_search")
 
 

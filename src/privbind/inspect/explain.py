@@ -50,6 +50,7 @@ _WHY = {
     "protocol": "it is for another protocol",
     "address": "it is for other addresses",
     "limit": "its limit of binds is used up",
+    "elsewhere": "it is for other processes",
 }
 
 
@@ -94,8 +95,9 @@ class Taken:
 class Facts:
     """What was seen; None stands for what could not be.
 
-    ``here`` are the grants on the process's cgroup and above, and those of helpers that serve it; ``files`` what the
-    files of grants say of the user; ``refused`` what the kernel, asked by doing, refuses (empty: nothing), as rules.
+    ``here`` are the grants on the process's cgroup and above, and those of helpers that serve it; ``elsewhere`` launch
+    and placed grants for other processes; ``files`` what the files of grants say of the user; ``refused`` what the
+    kernel, asked by doing, refuses (empty: nothing), as rules.
     """
 
     rules: tuple[Rule, ...]
@@ -106,6 +108,7 @@ class Facts:
     program: str | None = None
     unit: str | None = None
     here: Found | None = None
+    elsewhere: tuple[Right, ...] = ()
     files: tuple[Right, ...] | None = None
     capability: bool | None = None
     refused: tuple[str, ...] | None = None
@@ -336,6 +339,11 @@ def _judge_grants(facts: Facts, wanted: tuple[Rule, ...]) -> list[Judged]:
         about_port = any(lacks(right.policy, rule) != "port" for rule in wanted)
         if about_port or (worst == "port" and len(rights) <= _MOST):
             found.append(Judged(right, worst))
+    found += [
+        Judged(right, "elsewhere")
+        for right in facts.elsewhere
+        if any(lacks(right.policy, rule) != "port" for rule in wanted)
+    ]
     found.sort(key=lambda judged: (bool(judged.why_not), judged.why_not == "port"))
     return found
 
@@ -413,8 +421,8 @@ def _look(policy: Policy, who: Who | None, pid: int | None) -> Facts:
         who = own_user() if pid is None else _user(status)
     netns, port_start = _namespace(pid, unseen)
     asker = Asker(who.uid, who.gid, netns, _in_first(pid))
-    here, unit = _here(pid, unseen)
-    helped = _helped(pid, unseen) if pid is not None else ()
+    here, path = _here(pid, unseen)
+    helped, elsewhere = _others(path, pid, unseen)
     if here is not None:
         here = Found((*here.rights, *helped), here.others, here.unseen)
         unseen += here.unseen
@@ -431,8 +439,9 @@ def _look(policy: Policy, who: Who | None, pid: int | None) -> Facts:
         port_start=port_start,
         pid=pid,
         program=_program(pid) if pid is not None else None,
-        unit=unit,
+        unit=units.unit_of(path) if pid is not None else None,
         here=here,
+        elsewhere=elsewhere,
         files=_files(asker, rules, unseen),
         capability=capability,
         refused=_asked(policy, who, pid, _apart(pid, capability, bool(helped)), unseen),
@@ -501,35 +510,48 @@ def _in_first(pid: int | None) -> bool | None:
         return None
 
 
-def _here(pid: int | None, unseen: list[str]) -> tuple[Found | None, str | None]:
-    """The grants in effect where the process is, and its unit."""
+def _here(pid: int | None, unseen: list[str]) -> tuple[Found | None, str]:
+    """The grants in effect where the process is, and the path of its cgroup, "" where that is not known."""
     try:
         found = cgroup.own() if pid is None else cgroup.open_path(cgroup.path_of(pid))
     except CgroupError as error:
         unseen.append(f"grants on its cgroup: {error}")
-        return None, None
-    unit = units.unit_of(found.path) if pid is not None else None
+        return None, ""
     with found:
         reader = Reader()
         try:
-            return reader.of_cgroup(found.fd, found.path), unit
+            return reader.of_cgroup(found.fd, found.path), found.path
         except OSError as error:
             why = "run as root" if posix.geteuid() else strerror(error)
             unseen.append(f"what the kernel keeps of grants: standing, placed and launch grants ({why})")
-            return None, unit
         except PrivbindError as error:
             unseen.append(f"standing grants: {error}")
-            return None, unit
         finally:
             reader.close()
+        return None, found.path
 
 
-def _helped(pid: int, unseen: list[str]) -> tuple[Right, ...]:
-    """The grants of helpers that serve a process: it is their command, or was started by it."""
-    from .grants import of_helpers
+def _others(path: str, pid: int | None, unseen: list[str]) -> tuple[tuple[Right, ...], tuple[Right, ...]]:
+    """Of the launch and placed grants on this host: those of helpers that serve a process, and those for others.
 
-    above = set(_ancestors(pid))
-    return tuple(Right.of_live(grant) for grant in of_helpers(unseen) if grant.pid in above and grant.rules is not None)
+    ``path`` is the process's cgroup: what is on it, or above, is seen in another way.
+    """
+    from .grants import find
+
+    listing = find()
+    unseen += listing.unseen
+    above = set(_ancestors(pid)) if pid is not None else set()
+    around = [path[:end] for end in range(2, len(path) + 1) if path[end : end + 1] in ("", "/")]
+    helped, elsewhere = [], []
+    for grant in listing.grants:
+        if grant.kind == STANDING or grant.rules is None or grant.guess:
+            continue
+        right = Right.of_live(grant)
+        if grant.mechanism != "bpf" and grant.pid in above:
+            helped.append(right)
+        elif not any(grant.place.endswith(one) for one in around):
+            elsewhere.append(right)
+    return tuple(helped), tuple(elsewhere)
 
 
 def _ancestors(pid: int) -> list[int]:

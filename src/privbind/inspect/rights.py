@@ -53,12 +53,15 @@ class Right:
 
     @classmethod
     def of_live(cls, grant: LiveGrant) -> Self:
-        """The grant of a helper. Raises PolicyError for rules that make no sense."""
+        """A launch or placed grant that was found in the list of all. Raises PolicyError for rules without sense."""
+        by = grant.place.rpartition(" ")[2] if grant.mechanism != "bpf" else ""
         return cls(
-            kind=LAUNCH,
+            kind=grant.kind,
             mechanism=grant.mechanism or "?",
             policy=Policy.parse(grant.rules) if grant.rules else Policy(None),
-            source=f"launch of process {grant.pid}, by helper {grant.place.rpartition(' ')[2]}",
+            source=f"on cgroup '{grant.place}'"
+            if grant.kind == PLACED
+            else f"launch of process {grant.pid}{f', by helper {by}' if by else ''}",
             holder=grant.user or "",
             limit=grant.limit or 0,
             left=grant.left,
