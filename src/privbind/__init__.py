@@ -2,8 +2,8 @@
 """privbind: run a program as an unprivileged user who may bind exactly the reserved ports granted.
 
 For Python programs: `become` takes the account in this process, `command` makes the command line that starts another
-program, `may_bind` asks whether this process may bind. docs/python.md has recipes. Importing this package loads nothing
-else of it and makes no system call of its own; what is asked for is loaded then.
+program, `may_bind` asks whether this process may bind, and `explain` why. docs/python.md has recipes. Importing this
+package loads nothing else of it and makes no system call of its own; what is asked for is loaded then.
 """
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UsageError,
         become,
         command,
+        explain,
         may_bind,
     )
 
@@ -41,6 +42,7 @@ __all__ = [
     "UsageError",
     "become",
     "command",
+    "explain",
     "may_bind",
 ]
 

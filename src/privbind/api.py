@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What Python programs call: `become`, `command`, `may_bind`, and the types and errors that they meet there.
+"""What Python programs call: `become`, `command`, `may_bind`, `explain`, and the types and errors that they meet there.
 
 The arguments are those of the command line under the same names, and what is wrong with them is said in the same
 sentences, as exceptions. Nothing here prints, logs or exits.
@@ -19,7 +19,7 @@ from .errors import (
     strerror,
 )
 from .grant.grant import Grant
-from .grant.policy import Policy, PolicyError, Ports, Rule
+from .grant.policy import MAX_U32, Policy, PolicyError, Ports, Rule, number
 from .request import AUTO, Command, Request
 from .request.options import parse
 from .request.resolve import check_may_become, grant_and_account, home_variables, own_site, service
@@ -28,6 +28,8 @@ from .values import value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from .inspect.explain import Explanation
 
 __all__ = (
     "Grant",
@@ -43,6 +45,7 @@ __all__ = (
     "UsageError",
     "become",
     "command",
+    "explain",
     "may_bind",
 )
 
@@ -219,6 +222,28 @@ def may_bind(rule: str | Rule | Policy | Iterable[str | Rule]) -> bool:
         return not refused(policy, port_start())
     except OSError as error:
         raise PrivbindError(f"cannot ask whether {policy} may be bound: {strerror(error)}") from error
+
+
+def explain(
+    rule: str | Rule | Policy | Iterable[str | Rule], *, user: str | int | None = None, pid: int | None = None
+) -> Explanation:
+    """Why this process may bind what a rule means, or may not, and what to do about it.
+
+    ``user`` (a name or a uid) asks for a process of that user's that is started here, ``pid`` for another process.
+    What comes back has the text of ``privbindctl explain`` in ``text()`` and the values of its JSON in ``values()``;
+    its ``verdict`` is one word. Changes nothing and touches no port, but forks a child that asks. Root sees all; what
+    others cannot see, the answer says.
+
+    Raises TypeError, PolicyError for a rule that means nothing, UsageError for a user or process that there is not, and
+    PrivbindError.
+    """
+    from .inspect import explain as answer
+
+    policy = Policy.parse(_rules(rule), service)
+    who = None if user is None else answer.user(str(_of("user", user, str, int)))
+    if pid is not None:
+        pid = number(str(_of("pid", pid, int)), 1, MAX_U32, "--pid")
+    return answer.explain(policy, who, os.getpid() if user is None and pid is None else pid)
 
 
 def _words(

@@ -20,6 +20,8 @@ from ..harness.install import ROOT, SOURCE, run
 from ..harness.readme import DRIVER, EXAMPLE_SAYS, block
 
 PYTHON = "/usr/bin/python3"
+LINKED = "/usr/lib/python3/dist-packages/privbind"
+"""What makes the private modules those of `import privbind`."""
 EACCES = "13"
 
 OLD = "1.2-1.1"
@@ -57,6 +59,8 @@ def expected(built: Built) -> set[str]:
         f"/usr/lib/{platform.machine()}-linux-gnu/privbind/libprivbind.so",
         "/usr/share/privbind/privbind/_preload/libprivbind.so",
         *(f"/usr/share/privbind/{module}" for module in modules),
+        "/usr/share/privbind/privbind/py.typed",
+        LINKED,
         "/usr/share/privbind/hooks.d/privbind.json",
         "/usr/share/python3/runtime.d/privbind.rtupdate",
         *(f"{usr}/lib/systemd/system/{unit}" for unit in units),
@@ -84,13 +88,28 @@ def test_every_file_of_the_package(built: Built) -> None:
                 continue
             found.add(name.removesuffix(".gz") if name.startswith(DOCS) else name)
             if entry.issym():
-                assert name == "/usr/share/privbind/privbind/_preload/libprivbind.so"
+                assert name in ("/usr/share/privbind/privbind/_preload/libprivbind.so", LINKED)
                 continue
             assert entry.isreg(), name
             assert entry.mode == (0o755 if name in EXECUTABLE else 0o644), name
     assert found == expected(built)
     conffiles = run("dpkg-deb", "-I", built.deb, "conffiles").split()
     assert set(conffiles) == ETC
+
+
+PROGRAM = """
+import os, privbind, subprocess
+argv = privbind.command(["id", "-u"], user="daemon", allow="tcp:80")
+print(argv[0], subprocess.run(argv, capture_output=True, text=True).stdout.strip())
+print(privbind.become("nobody", allow="tcp:80").user, os.getuid())
+print(privbind.may_bind("tcp:80"), privbind.may_bind("tcp:81"))
+"""
+
+
+def test_a_python_program_uses_it(debian: Debian) -> None:
+    """The API is there for the system's Python, and finds the package's command."""
+    found = debian.run([PYTHON, "-I", "-c", PROGRAM]).ok()
+    assert found.lines == ["/usr/sbin/privbind 1", "nobody 65534", "True False"]
 
 
 def test_what_lintian_says(built: Built) -> None:

@@ -51,6 +51,21 @@ def test_each_install_says_its_version(install: Install) -> None:
     )
 
 
+API = """
+import os, privbind, subprocess
+argv = privbind.command(["id", "-u"], user="daemon", via="bpf", allow="tcp:80")
+print(argv[0], subprocess.run(argv, capture_output=True, text=True).stdout.strip())
+print(privbind.become("nobody", via="bpf", allow="tcp:80").user, os.getuid(), os.getgroups())
+"""
+
+
+def test_each_install_serves_python_programs(install: Install) -> None:
+    """Those of its own environment: the command that is found is its own."""
+    command = install.command.resolve()
+    told = run("unshare", "-n", command.with_name("python3"), "-I", "-c", API).splitlines()
+    assert told == [f"{command} 1", "nobody 65534 [65534]"]
+
+
 HOW = {"pip": "pip", "pipx": "pipx", "uv": "uv tool", "editable": "the sources in ", "uncompiled": "pip"}
 
 

@@ -326,6 +326,30 @@ def test_may_bind_under_a_launch(host: Api) -> None:
         assert found.out == "True False\n", mechanism
 
 
+EXPLAIN = """
+privbind.become("nobody", allow="tcp:80", via=sys.argv[1])
+for rule in ("tcp:80", "tcp:81", "tcp:8080"):
+    found = privbind.explain(rule)
+    assert found.text().splitlines()[0].startswith(f"process {os.getpid()} (") or rule == "tcp:8080", found.text()
+    print(rule, found.verdict, found.values()["pid"] == os.getpid(), found.checked)
+print(privbind.explain("tcp:80", user="daemon").who)
+"""
+
+
+@pytest.mark.parametrize("mechanism", ["bpf", "seccomp"])
+def test_explain(host: Api, mechanism: str) -> None:
+    """Of this process unless another is named; the verdict is may_bind's, and the text privbindctl's."""
+    assert host.api(EXPLAIN, mechanism).ok().lines == [
+        "tcp:80 permitted True True",
+        "tcp:81 refused True True",
+        "tcp:8080 not-reserved True True",
+        "daemon",
+    ]
+    ctl = Path(host.privbind).with_name("privbindctl")
+    ours = "print(privbind.explain('tcp:80', user='daemon').text(), end='')"
+    assert host.api(ours).ok().out == host.run([ctl, "explain", "tcp:80", "--user", "daemon"]).ok().out
+
+
 COMMAND = """
 import asyncio, subprocess
 options = {"user": "nobody", "allow": ["tcp:80"], "via": sys.argv[2]}

@@ -49,7 +49,7 @@ WEB = {
 
 OTHERS = {
     *("first.py", "gunicorn", "django", "serve_dns.py", "serve_ftp.py", "serve_smtp.py", "hello.service"),
-    *("serve_notify.py", "children.py", "supervise.py", "site_server.py", "test_site_server.py"),
+    *("serve_notify.py", "children.py", "supervise.py", "friendly.py", "site_server.py", "test_site_server.py"),
 }
 
 SETTINGS = """
@@ -235,6 +235,16 @@ def test_a_program_that_starts_others(machine: Machine) -> None:
     unprivileged(server)
     assert status_of(process.pid)["Uid"].split() == ["0"] * 4
     assert machine.page() == "hello\n"
+
+
+def test_a_message_that_says_what_to_do(machine: Machine) -> None:
+    """Of a user without a grant; and root has nothing to be told."""
+    found = machine.run(as_user(WWW_DATA, [PYTHON, "/srv/site/friendly.py"]))
+    assert found.status == 1
+    assert "www-data) may not bind tcp:80" in found.err.splitlines()[0]
+    assert "sudo privbindctl allow www-data tcp:80" in found.err
+    assert PROGRAMS["friendly.py"]
+    machine.run([PYTHON, "/srv/site/friendly.py"]).ok()
 
 
 def test_a_few_lines(machine: Machine) -> None:

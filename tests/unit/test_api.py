@@ -18,7 +18,7 @@ from ..harness.install import SOURCE
 
 NAMES = [
     *("Grant", "NoMechanismError", "NotUndoneError", "Policy", "PolicyError", "Ports", "PrivbindError", "Rule"),
-    *("Status", "UnsupportedError", "UsageError", "become", "command", "may_bind"),
+    *("Status", "UnsupportedError", "UsageError", "become", "command", "explain", "may_bind"),
 ]
 
 OPTIONS = [
@@ -50,6 +50,7 @@ def test_signatures() -> None:
     assert signature(privbind.become) == ["user", *(f"*{option}" for option in OPTIONS)]
     assert signature(privbind.command) == ["argv", "*user", *(f"*{option}" for option in OPTIONS)]
     assert signature(privbind.may_bind) == ["rule"]
+    assert signature(privbind.explain) == ["rule", "*user=None", "*pid=None"]
 
 
 def test_error_shapes() -> None:
@@ -195,8 +196,20 @@ def test_command_lines_that_are_none(launcher: str) -> None:
     [(None, TypeError), (80, TypeError), ("", ValueError), ([], ValueError), ("tcp:any:80", ValueError)],
 )
 def test_bad_questions(rule: Any, kind: type[Exception]) -> None:
-    with pytest.raises(kind):
-        privbind.may_bind(rule)
+    for ask in (privbind.may_bind, privbind.explain):
+        with pytest.raises(kind):
+            ask(rule)
+
+
+def test_bad_questions_about_others() -> None:
+    with pytest.raises(privbind.UsageError, match="unknown user 'nosuchuser'"):
+        privbind.explain("tcp:80", user="nosuchuser")
+    with pytest.raises(privbind.UsageError, match="there is no process 4194305"):
+        privbind.explain("tcp:80", pid=(1 << 22) + 1)
+    with pytest.raises(privbind.PolicyError, match="--pid '0' is not a whole number"):
+        privbind.explain("tcp:80", pid=0)
+    with pytest.raises(TypeError, match="pid: int, not str"):
+        privbind.explain("tcp:80", pid="1")  # type: ignore[arg-type]
 
 
 def test_other_pythons_are_told() -> None:
