@@ -523,6 +523,17 @@ def test_a_ring_that_is_there(host: Api, seen: str) -> None:
     assert re.fullmatch(said, told)
 
 
+def test_a_thread_that_does_not_come_along(host: Api) -> None:
+    """One that the C library does not know, such as a ring's if nobody had looked for rings: it is found afterwards."""
+    code = RING.replace("refused(", "from privbind.linux import procfs\nprocfs.rings = lambda: []\nrefused(")
+    ring, told = host.api(code, 2).ok().lines
+    assert ring == "ring"
+    said = (
+        r"NotUndoneError: became nobody .*, but thread \d+ did not: Uid, .*CapPrm, CapEff.* \(there is no way back: .*"
+    )
+    assert re.match(said, told), told
+
+
 def test_without_proc(host: Api) -> None:
     """Threads and rings could not be seen."""
     hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /proc; exec "$@"', "sh"]
