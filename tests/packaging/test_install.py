@@ -63,7 +63,7 @@ def test_each_install_serves_python_programs(install: Install) -> None:
     """Those of its own environment: the command that is found is its own."""
     command = install.command.resolve()
     told = run("unshare", "-n", command.with_name("python3"), "-I", "-c", API).splitlines()
-    assert told == [f"{command} 1", "nobody 65534 [65534]"]
+    assert told == [f"{command.with_name('privbind')} 1", "nobody 65534 [65534]"]
 
 
 HOW = {"pip": "pip", "pipx": "pipx", "uv": "uv tool", "editable": "the sources in ", "uncompiled": "pip"}
