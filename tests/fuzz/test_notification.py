@@ -25,7 +25,7 @@ from privbind.linux.binds import calls
 from privbind.linux.sockets import netns_cookie
 from privbind.linux.target import Binder, Descriptors, Memory
 
-from ..harness.budget import fuzz
+from ..harness.fuzzing import fuzz
 
 NOTIFICATION = struct.Struct("=QI4xIIQ6Q")  # struct seccomp_notif
 ANSWER = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, val, error, flags

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from privbind.grant.policy import Policy, PolicyError, parse_ports
 
-from ..harness.budget import fuzz
+from ..harness.fuzzing import fuzz
 
 CORPUS = Path(__file__).parent / "corpus"
 SERVICES = {"https": (443, 443), "domain": (53, 53), "ftp-data": (20, 0), "syslog": (0, 514), "mixed": (512, 513)}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from privbind.helper import wire
 from privbind.linux.sockets import MAX_ADDRESS
 
-from ..harness.budget import fuzz
+from ..harness.fuzzing import fuzz
 
 
 @st.composite

@@ -30,13 +30,14 @@ def skip_without_root(items: list[pytest.Item], folder: Path, why: str) -> None:
 
 
 def build_i386(name: str, folder: Path) -> Path:
-    """Compile a program of the tests' for 32-bit x86, or skip."""
+    """Compile a program of the tests' for 32-bit x86, or skip; PRIVBIND_TEST_PROGRAMS may have it."""
     if platform.machine() != "x86_64":
         pytest.skip("32-bit x86 programs run on x86-64 only")
-    target = folder / f"{name}-i386"
-    # Debian's gcc-multilib and cross compilers exclude each other; without the former only a link to asm is missing.
-    headers = "/usr/include/x86_64-linux-gnu"
-    argv = ["gcc", "-m32", f"-I{headers}", "-static", "-O1", "-o", f"{target}", f"{PROGRAMS}/{name}.c"]
+    built = Path(os.environ.get("PRIVBIND_TEST_PROGRAMS", ""), f"{name}-i386")
+    if built.exists():
+        return built
+    target = folder / built.name
+    argv = ["make", "--silent", "-C", str(PROGRAMS), f"OUT={folder}", str(target)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("not installed: a compiler for 32-bit x86")

@@ -5,3 +5,13 @@ from __future__ import annotations
 import os
 
 PATIENCE = float(os.environ.get("PRIVBIND_TEST_PATIENCE", "1"))
+
+
+def period_us(usual: int) -> str:
+    """The period of a timer: where its handler takes longer than that, nothing but the handler would ever run."""
+    return str(round(usual * PATIENCE))
+
+
+def fewer(usual: int) -> int:
+    """How often something is tried of which an ordinary machine does thousands in a second."""
+    return max(1, round(usual / PATIENCE))

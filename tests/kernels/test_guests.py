@@ -14,9 +14,9 @@ from kernels import guest, kernel, payload, root
 
 from ..harness.guests import page
 from ..harness.guests.outcome import cases, complaints
-from ..harness.guests.plan import LIMITS_S, PLAIN, WORDS, Run, wanted
+from ..harness.guests.plan import BARE, WORDS, Run, wanted
 
-_PLAIN_INIT = "/opt/guest/tests/kernels/inside/init.sh"
+_BARE_INIT = "/opt/guest/tests/kernels/inside/init.sh"
 _TO_START_S = 300
 """How long a guest may take to begin with its tests, and to power off."""
 
@@ -40,8 +40,8 @@ def payloads(wheel: Path) -> Iterator[dict[str, Path]]:
 def test_guest(run: Run, payloads: dict[str, Path], subtests: pytest.Subtests) -> None:
     """It starts, its tests pass, it powers off, and its kernel has nothing to complain of."""
     started = kernel.fetch(run.series, run.arch)
-    image = root.make(run.arch)
-    limit_s = LIMITS_S[run.kind]
+    image = root.make(run.arch, run.root)
+    limit_s = run.limit_s
     words = (
         f"privbind.guest={run.cell}",
         f"privbind.limit={limit_s}",
@@ -53,7 +53,7 @@ def test_guest(run: Run, payloads: dict[str, Path], subtests: pytest.Subtests) -
         started,
         image,
         payload=payloads[run.arch],
-        init=_PLAIN_INIT if run.kind == PLAIN else "/sbin/init",
+        init=_BARE_INIT if run.kind in BARE else "/sbin/init",
         words=words,
     ) as machine:
         said = machine.wait(limit_s + _TO_START_S)

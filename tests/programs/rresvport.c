@@ -63,8 +63,8 @@ int main(void)
 
     // Every port of the range: 512 of them, each with a socket that stays.
     int counted = 0;
+    port = 1023;
     while (rresvport_af) {
-        port = 1023;
         fd = rresvport_af(&port, AF_INET);
         if (fd < 0)
             break;

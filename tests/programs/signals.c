@@ -1,36 +1,35 @@
 // SPDX-License-Identifier: MIT
-// signals BINDS [PORT]: binds under a 1 kHz timer without SA_RESTART; each tick's handler binds
-// too. Prints the counts of results, those of the handler with `handler-` before them.
+// signals BINDS PERIOD_US: binds under a timer without SA_RESTART; each tick's handler binds too.
+// Prints the counts of results, those of the handler with `handler-` before them.
 #include "tally.h"
 
 #include <signal.h>
 #include <sys/time.h>
 
 static struct tally *in_main, *in_handler;
-static int port = 80;
 
 static void on_alarm(int number)
 {
     static unsigned tick;
     int before = errno;
     (void)number;
-    tally_add(in_handler, bind_once(0x20000 | (++tick % 4095 + 1), port));
+    tally_add(in_handler, bind_once(0x20000 | (++tick % 4095 + 1), 80));
     errno = before;
 }
 
 int main(int argc, char **argv)
 {
-    int binds = argc > 1 ? atoi(argv[1]) : 1000;
-    if (argc > 2)
-        port = atoi(argv[2]);
+    if (argc < 3)
+        die("usage: signals BINDS PERIOD_US");
+    int binds = atoi(argv[1]), period = atoi(argv[2]);
     in_main = tally_new();
     in_handler = tally_new();
     struct sigaction action = {.sa_handler = on_alarm};
-    struct itimerval often = {{0, 1000}, {0, 1000}}, never = {0};
+    struct itimerval often = {{0, period}, {0, period}}, never = {0};
     sigaction(SIGALRM, &action, NULL);
     setitimer(ITIMER_REAL, &often, NULL);
     for (int i = 0; i < binds; ++i)
-        tally_add(in_main, bind_once(0x10000 | ((unsigned)i % 4095 + 1), port));
+        tally_add(in_main, bind_once(0x10000 | ((unsigned)i % 4095 + 1), 80));
     setitimer(ITIMER_REAL, &never, NULL);
     int status = tally_print(in_main, "");
     return tally_print(in_handler, "handler-") | status;

@@ -201,6 +201,12 @@ def repeating(*argv: str) -> None:
     become(prepared(), argv)
 
 
+def lying(*argv: str) -> None:
+    """The same, on a kernel that takes the flag against it and does not keep to it, as 5.19 to 6.17 may."""
+    seccomp._WAIT_KILLABLE = 0
+    become(prepared(), argv)
+
+
 def dying(when: str) -> None:
     """A helper that dies with a request in its hands: how the bind ends, and the next ones."""
     page = notify.new_page()
@@ -296,6 +302,7 @@ if __name__ == "__main__":
         "refused-without-threads": refused_without_threads,
         "without-threads": without_threads,
         "repeating": repeating,
+        "lying": lying,
         "dying": dying,
         "landlocked": landlocked,
     }

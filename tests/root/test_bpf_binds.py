@@ -37,6 +37,7 @@ from ..harness.launches import (
     prepared_grant,
     program_exists,
 )
+from ..harness.patience import fewer
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -97,7 +98,7 @@ class TestRandomPolicies:
     ALL = ADDRESSES + ADDRESSES_6 + tuple(f"::ffff:{address}" for address in ADDRESSES)
     PORTS = (1, 22, 79, 80, 81, 443, 1000, 1023, 1024, 8080)
     KINDS = ((socket.SOCK_STREAM, 0, "tcp"), (socket.SOCK_DGRAM, 0, "udp"), (socket.SOCK_DGRAM, UDPLITE, None))
-    POLICIES = 400
+    POLICIES = fewer(400)
     BINDS = 60
 
     def rule(self, chance: random.Random) -> Rule:
@@ -146,14 +147,14 @@ class TestRandomPolicies:
 
         found = in_host(host)
         assert [tally.wrong for tally in found if tally.wrong] == []
-        assert sum(tally.granted for tally in found) > 2000
-        assert sum(tally.refused for tally in found) > 2000
+        assert sum(tally.granted for tally in found) > 5 * self.POLICIES
+        assert sum(tally.refused for tally in found) > 5 * self.POLICIES
 
 
 class TestLimit:
     """-n, exactly."""
 
-    ROUNDS = 200
+    ROUNDS = fewer(200)
 
     def test_eight_processes(self) -> None:
         """8 processes bind at once, TCP and UDP of both families: always exactly so many succeed; then none does."""

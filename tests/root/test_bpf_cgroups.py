@@ -50,6 +50,7 @@ from ..harness.launches import (
     outside,
     prepared,
 )
+from ..harness.patience import fewer
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -463,7 +464,7 @@ class TestAncestors:
 class TestSweep:
     """Empty cgroups of ended launches go; one that is being made stays."""
 
-    WORKERS, ROUNDS = 8, 200
+    WORKERS, ROUNDS = 8, fewer(200)
 
     def test_many_launches_at_once(self, tree: Tree) -> None:
         """None of them fails, and none is left behind."""

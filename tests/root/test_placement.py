@@ -25,6 +25,7 @@ from privbind.mechanisms.bpf.assembly import R0, Assembly
 from ..harness.forks import become_nobody, forked, in_host, try_bind
 from ..harness.host import wait_for
 from ..harness.launches import Tree, a_grant, counters, here, holder, maps_of, program_exists
+from ..harness.patience import fewer
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -423,7 +424,7 @@ def asked(tree: Tree) -> Iterator[Callable[[int], str]]:
 class TestReplace:
     """From one grant to another without a moment in between."""
 
-    ROUNDS = 200
+    ROUNDS = fewer(200)
 
     @pytest.mark.parametrize(
         "limits", [(0, 0), (0, 1_000_000), (1_000_000, 900_000)], ids=["no limit", "with and without", "limits"]

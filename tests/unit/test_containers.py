@@ -15,7 +15,7 @@ from privbind.placed.containers import MAX_ASKED, Decision, decide
 from privbind.standing.annotations import ALLOW, KNOWN, TRUSTED
 from privbind.standing.entries import Entry, parse
 
-from ..harness.budget import fuzz
+from ..harness.fuzzing import fuzz
 
 NAMESPACE = "io.kubernetes.cri.sandbox-namespace"
 FILE = """

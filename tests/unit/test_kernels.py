@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ..harness.guests.outcome import cases, complaints
-from ..harness.guests.page import page
+from ..harness.guests.page import MECHANISMS, page
 from ..harness.guests.plan import CELLS, INSIDE, LIMITS_S, OLD, ROWS, SHORT, WORDS, not_run, runs
 from ..harness.guests.plan import ROOT as ROOT_TESTS
 from ..harness.guests.stated import FEATURES, STATED
@@ -81,3 +83,13 @@ def test_the_page_says_what_was_not_tried() -> None:
     assert text.count("not tried yet") == len(CELLS)
     assert "on 5.10, x86-64: only ambient is offered there" in text
     assert all(f"| {row} |" in text for row in ROWS)
+
+
+def test_the_readme_asks_for_what_is_refused_without_it() -> None:
+    """Its table of what mechanisms need names the version that kernels which are too old are told."""
+    (row,) = re.findall(r"^\| needs \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    needs = dict(zip(MECHANISMS, row.split(" | "), strict=True))
+    for stated in STATED.values():
+        for mechanism, (_, remedy) in stated.why.items():
+            assert remedy in needs[mechanism]
+    assert not [name for name in MECHANISMS if "Linux" in needs[name] and name not in STATED["5.10"].why]

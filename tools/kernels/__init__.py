@@ -20,10 +20,16 @@ def _cache() -> Path:
 CACHE = _cache()
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
-ROOT_SUITES = ("bookworm", "bookworm-updates", "bookworm-security")
-"""The release of Debian that guests run on, whatever their kernel is."""
-ROOT_PYTHON = "3.11"
-"""Its Python."""
+
+def _suites(release: str) -> tuple[str, ...]:
+    return release, f"{release}-updates", f"{release}-security"
+
+
+ROOTS = {"bookworm": _suites("bookworm"), "trixie": _suites("trixie")}
+"""The releases of Debian that guests run on, the usual one first, whatever their kernel is."""
+ROOT_SUITES = ROOTS["bookworm"]
+ROOT_PYTHONS = ("3.11", "3.13")
+"""Their Pythons."""
 
 
 class Series(NamedTuple):
@@ -36,7 +42,7 @@ class Series(NamedTuple):
 SERIES = (
     Series("5.10", ("bullseye", "bullseye-security")),
     Series("6.1", ROOT_SUITES),
-    Series("6.12", ("trixie", "trixie-updates", "trixie-security")),
+    Series("6.12", ROOTS["trixie"]),
     Series("newest", ("sid",)),
 )
 

@@ -55,6 +55,8 @@ class Guest:
         with self._left.open("wb") as file:
             file.truncate(_LEFT_BEHIND_SIZE)
         self.accelerator = accelerator or choose_accelerator(kernel, root)
+        # Two emulated processors wait for each other more than they work.
+        processors = 2 if self.accelerator == "kvm" else 1
         program, options, console = _MACHINES[kernel.arch]
         disks = [
             f"file={root},format=raw,if=virtio,snapshot=on",
@@ -65,7 +67,8 @@ class Guest:
         command = [
             *("nice", "-n", "5", program, *options),
             *("-accel", self.accelerator, "-cpu", "host" if self.accelerator == "kvm" else "max"),
-            *("-smp", "2", "-m", str(memory_mb), "-nic", "none", "-no-reboot", "-display", "none", "-monitor", "none"),
+            *("-smp", str(processors), "-m", str(memory_mb)),
+            *("-nic", "none", "-no-reboot", "-display", "none", "-monitor", "none"),
             *(word for disk in disks for word in ("-drive", disk)),
             *("-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", " ".join(line)),
             *("-serial", f"file:{self._console}"),

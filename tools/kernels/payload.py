@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dist import PLATFORMS
 
-from . import ARM, PROJECT, ROOT_PYTHON, X86, FailedError, run
+from . import ARM, PROJECT, ROOT_PYTHONS, X86, FailedError, run
 from .root import native
 
 HOME = "opt/guest"
@@ -30,7 +30,9 @@ GUESTS = PROJECT / "tests/kernels"
 """What is for the guests alone."""
 
 _COMPILERS = {X86: "x86_64-linux-gnu-gcc", ARM: "aarch64-linux-gnu-gcc"}
-_TEST_PACKAGES = ("pytest", "hypothesis", "pluggy", "iniconfig", "packaging", "sortedcontainers", "pygments")
+_TEST_PACKAGES = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
+_MASKED = ("serial-getty@.service", "systemd-binfmt.service")
+"""What a boot would wait for, for nothing: a device that nobody tells of, and a module that the guests have not."""
 _NOT_TO_COPY = shutil.ignore_patterns("__pycache__", "*.pyc", "build", "_preload", ".*_cache")
 
 
@@ -41,7 +43,7 @@ def make(arch: str, wheel: Path, folder: Path) -> Path:
     home = tree / HOME
     home.mkdir(parents=True)
     _install(wheel if native(arch) else _foreign_wheel(arch, folder / "wheel"), tree / INSTALLED)
-    for name in ("src", "tests", "packaging", "launcher", "tools"):
+    for name in ("src", "tests", "packaging", "launcher", "tools", "docs"):
         shutil.copytree(PROJECT / name, home / name, ignore=_NOT_TO_COPY)
     shutil.copy(PROJECT / "pyproject.toml", home)
     _copy_test_packages(home / "site")
@@ -66,7 +68,9 @@ def _add_system_files(tree: Path) -> None:
     for folder in (GUESTS / "units", PROJECT / "packaging/systemd"):
         if folder.is_dir():
             shutil.copytree(folder, units, dirs_exist_ok=True)
-    for unit in [path for path in units.iterdir() if path.is_file()]:
+    for name in _MASKED:
+        (units / name).symlink_to("/dev/null")
+    for unit in [path for path in units.iterdir() if path.is_file() and not path.is_symlink()]:
         # What nothing but an administrator asks for would be on every hook that a test counts the programs of.
         if unit.name == "privbind-audit.service":
             continue
@@ -87,12 +91,14 @@ def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _install(wheel: Path, prefix: Path) -> None:
     """Install a wheel as pip does, also one for another machine."""
-    packages = prefix / f"lib/python{ROOT_PYTHON}/site-packages"
+    usual, *others = ROOT_PYTHONS
+    packages = prefix / f"lib/python{usual}/site-packages"
     programs = prefix / "bin"
     programs.mkdir(parents=True)
-    (prefix / "pyvenv.cfg").write_text(
-        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {ROOT_PYTHON}\n"
-    )
+    packages.mkdir(parents=True)
+    for other in others:
+        (prefix / f"lib/python{other}").symlink_to(f"python{usual}")
+    (prefix / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
     for name in ("python", "python3"):
         (programs / name).symlink_to("/usr/bin/python3")
     with zipfile.ZipFile(wheel) as archive:
@@ -123,7 +129,7 @@ def _copy_test_packages(folder: Path) -> None:
     installed = Path(sysconfig.get_path("purelib"))
     for name in (*_TEST_PACKAGES, "_pytest"):
         shutil.copytree(installed / name, folder / name, ignore=_NOT_TO_COPY)
-    for pattern in ("_hypothesis_*.py", "py.py", "pytest-*.dist-info", "hypothesis-*.dist-info"):
+    for pattern in ("py.py", "pytest-*.dist-info"):
         for path in installed.glob(pattern):
             copy: Callable[[Path, Path], object] = shutil.copytree if path.is_dir() else shutil.copy
             copy(path, folder / path.name)
@@ -133,16 +139,17 @@ def _build_programs(arch: str, folder: Path) -> None:
     folder.mkdir()
     make = ["make", "--silent", f"--jobs={os.cpu_count()}", "-C", PROJECT / "tests/programs", f"OUT={folder}"]
     if native(arch):
-        run(*make, "all", "static", "musl")
+        run(*make, "all", "static", "musl", *(["i386"] if arch == X86 else []))
     else:
         run(*make, "all", "static", f"CC={_COMPILERS[arch]}")
 
 
 def _compile(tree: Path) -> None:
     """Compile the Python files, where this machine has the guests' Python: an emulated machine takes long for it."""
-    for python in (f"/usr/bin/python{ROOT_PYTHON}", sys.executable):
+    usual = ROOT_PYTHONS[0]
+    for python in (f"/usr/bin/python{usual}", sys.executable):
         try:
-            same = run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip() == ROOT_PYTHON
+            same = run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip() == usual
         except (FailedError, OSError):
             continue
         if same:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The root file system of the guests, the same for all kernels of an architecture: Debian, as its packages make it.
+"""The root file systems of the guests, the same for all kernels of an architecture: Debian, as its packages make it.
 
 What changes from run to run is not in it, and comes as a payload.
 """
@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from . import ARM, CACHE, ROOT_PYTHON, ROOT_SUITES, X86, FailedError, run
+from . import ARM, CACHE, ROOT_PYTHONS, ROOTS, X86, FailedError, run
 from .archive import Archive
 
 PACKAGES = (
@@ -32,29 +32,30 @@ PACKAGES = (
     "musl",
     "sudo",
     "gawk",
+    "gunicorn",
 )
 _LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*", "usr/lib/udev/hwdb.d/*")
 _SIZE_MB = 1536  # sparse: it takes what its files do
-_VERSION = 1  # of what is made here; a higher one makes everything anew
+_VERSION = 2  # of what is made here; a higher one makes everything anew
 
 
-def make(arch: str) -> Path:
-    """The image of a root file system, made if there is none like it."""
-    known = repr((PACKAGES, ROOT_SUITES, _LEFT_OUT, _SIZE_MB, _VERSION, arch))
+def make(arch: str, release: str) -> Path:
+    """The image of a root file system with this release of Debian, made if there is none like it."""
+    known = repr((PACKAGES, ROOTS[release], _LEFT_OUT, _SIZE_MB, _VERSION, arch))
     name = hashlib.sha256(known.encode()).hexdigest()[:12]
-    image = CACHE / "root" / f"{arch}-{name}.img"
+    image = CACHE / "root" / f"{release}-{arch}-{name}.img"
     if image.exists():
         return image
     image.parent.mkdir(parents=True, exist_ok=True)
-    for old in image.parent.glob(f"{arch}-*"):
+    for old in image.parent.glob(f"{release}-{arch}-*"):
         old.unlink()
     with tempfile.TemporaryDirectory(prefix="root-", dir=CACHE) as folder:
         tree = Path(folder) / "tree"
         partial = Path(folder) / "image"
         if native(arch):
-            _mmdebstrap(arch, tree, "--variant=minbase")
+            _mmdebstrap(arch, release, tree, "--variant=minbase")
         else:
-            _unpack(arch, tree)
+            _unpack(arch, release, tree)
         _image_of(tree, partial)
         shutil.move(partial, image)
     return image
@@ -65,11 +66,8 @@ def native(arch: str) -> bool:
     return {"x86_64": X86, "aarch64": ARM}.get(platform.machine()) == arch
 
 
-def _sources(arch: str) -> str:
-    return "\n".join(Archive(ROOT_SUITES, arch).sources) + "\n"
-
-
-def _mmdebstrap(arch: str, tree: Path, *options: str) -> None:
+def _mmdebstrap(arch: str, release: str, tree: Path, *options: str) -> None:
+    sources = Archive(ROOTS[release], arch).sources
     run(
         "env",
         f"TMPDIR={tree.parent}",
@@ -80,28 +78,27 @@ def _mmdebstrap(arch: str, tree: Path, *options: str) -> None:
         '--aptopt=APT::Sandbox::User "root"',
         *(f"--dpkgopt=path-exclude=/{pattern}" for pattern in _LEFT_OUT),
         *options,
-        ROOT_SUITES[0],
+        release,
         tree,
         "-",
-        given=_sources(arch).encode(),
+        given="".join(f"{line}\n" for line in sources).encode(),
     )
 
 
-def _unpack(arch: str, tree: Path) -> None:
+def _unpack(arch: str, release: str, tree: Path) -> None:
     """For a machine whose programs cannot be run here: the packages' files, and what their scripts would have made.
 
     That is little: who the users are, and the compiled form of Python's own modules, which is the same on all machines.
     """
-    _mmdebstrap(
-        arch, tree, "--variant=extract", "--include=?essential", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
-    )
+    hooks = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
+    _mmdebstrap(arch, release, tree, "--variant=extract", "--include=?essential", hooks)
     for name in ("passwd", "group"):
         shutil.copy(tree / f"usr/share/base-passwd/{name}.master", tree / "etc" / name)
-    (tree / "etc/machine-id").write_text("uninitialized\n")
-    python = f"/usr/bin/python{ROOT_PYTHON}"
-    if Path(python).exists():
-        library = tree / f"usr/lib/python{ROOT_PYTHON}"
-        run(python, "-m", "compileall", "-q", "-s", tree, "-p", "/", "-x", "lib2to3/tests", library)
+    (tree / "etc/machine-id").touch()  # what is not there makes systemd ask, at a first boot, how it shall be set up
+    for version in ROOT_PYTHONS:
+        python, library = f"/usr/bin/python{version}", tree / f"usr/lib/python{version}"
+        if Path(python).exists() and library.exists():
+            run(python, "-m", "compileall", "-q", "-s", tree, "-p", "/", "-x", "lib2to3/tests", library)
 
 
 def _image_of(tree: Path, image: Path) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .plan import CELLS, INSIDE, ROOT, ROWS, not_run
+from .plan import CELLS, INSIDE, LEFT_OUT, ROOT, ROWS, not_run
 from .stated import FEATURES
 
 MECHANISMS = ("bpf", "seccomp", "preload", "ambient")
@@ -86,7 +86,10 @@ def page(runs: list[dict[str, Any]]) -> str:
         "",
         *(f"- on {column}: {why}" for column, why in by_reason),
     ]
-    lines += ["", "Skipped tests, where there are any, and why:", "", *_skipped(by_cell)]
+    lines += ["", "Tests of these files that are for no guest, by words in their names:", ""]
+    lines += [f"- {words.replace(' or ', ', ')}: {why}" for words, why in LEFT_OUT.items()]
+    if skipped := _skipped(by_cell):
+        lines += ["", "Skipped there, and why:", "", *skipped]
     return "\n".join(lines) + "\n"
 
 

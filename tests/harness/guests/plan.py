@@ -11,11 +11,15 @@ from typing import NamedTuple
 INSIDE = "tests/kernels/inside"
 ROOT = "tests/root"
 
-PLAIN, SYSTEMD, HYBRID, LEGACY = "plain", "systemd", "hybrid", "v1 only"
+PLAIN, LAUNCHES, HELPERS, BPF = "plain", "launches", "helpers", "bpf"
+SYSTEMD, SOFT, HYBRID, LEGACY = "systemd", "soft reboot", "hybrid", "v1 only"
+BARE = (PLAIN, LAUNCHES, HELPERS, BPF)
+"""Guests without systemd, which are all alike: several, so that each ends in a time that one likes to wait for."""
 
 WORDS = {
-    PLAIN: (),
+    **dict.fromkeys(BARE, ()),
     SYSTEMD: (),
+    SOFT: ("privbind.again=1",),
     HYBRID: ("systemd.unified_cgroup_hierarchy=0",),
     LEGACY: ("systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1"),
 }
@@ -24,27 +28,31 @@ WORDS = {
 ROWS = {
     "what doctor and auto say": (PLAIN, ["{inside}/test_offers.py"]),
     "what is refused, and why": (PLAIN, ["{inside}/test_refusals.py"]),
-    "the table of bind cases": (PLAIN, ["{root}/test_bind_table.py"]),
-    "limits and SO_REUSEPORT": (PLAIN, ["{root}/test_limit.py"]),
-    "programs: static, threads, vfork, i386": (PLAIN, ["{root}/test_programs.py", "{root}/test_bpf_programs.py"]),
-    "the command's privileges": (PLAIN, ["{root}/test_privileges.py", "{root}/test_ambient.py"]),
+    "the table of bind cases": (LAUNCHES, ["{root}/test_bind_table.py"]),
+    "`-n`: limits": (PLAIN, ["{root}/test_limit.py"]),
+    "`-r`: SO_REUSEPORT": (LAUNCHES, ["{root}/test_reuse_port.py"]),
+    "programs: static, threads, vfork, i386": (LAUNCHES, ["{root}/test_programs.py", "{root}/test_bpf_programs.py"]),
+    "the command's privileges": (LAUNCHES, ["{root}/test_privileges.py", "{root}/test_ambient.py"]),
     "the helper and its sandbox": (
-        PLAIN,
+        HELPERS,
         ["{root}/test_helper.py", "{root}/test_seccomp_helper.py", "{root}/test_seccomp_kills.py"],
     ),
     "bpf: binds, cgroups, placement": (
-        PLAIN,
+        BPF,
         ["{root}/test_bpf_binds.py", "{root}/test_bpf_cgroups.py", "{root}/test_placement.py"],
     ),
-    "seccomp": (PLAIN, ["{root}/test_seccomp.py"]),
-    "preload": (PLAIN, ["{root}/test_preload.py"]),
-    "attacks": (PLAIN, ["{root}/test_attacks.py"]),
-    "the Python API": (PLAIN, ["{root}/test_python_api.py"]),
-    "signals under seccomp": (PLAIN, ["{inside}/test_signals.py"]),
+    "seccomp": (HELPERS, ["{root}/test_seccomp.py"]),
+    "preload": (HELPERS, ["{root}/test_preload.py"]),
+    "attacks": (BPF, ["{root}/test_attacks.py"]),
+    "the Python API": (LAUNCHES, ["{root}/test_python_api.py"]),
+    "signals under seccomp": (HELPERS, ["{inside}/test_signals.py"]),
     "/proc that hides or is not there": (PLAIN, ["{inside}/test_processes.py"]),
     "SCTP": (PLAIN, ["{inside}/test_sctp.py"]),
+    "placed grants": (BPF, ["{root}/test_placed.py"]),
     "standing grants at the root of cgroup v2": (PLAIN, ["{inside}/test_root_cgroup.py"]),
     "systemd: boot, reload, changes, services": (SYSTEMD, ["{inside}/test_systemd.py"]),
+    "systemd: the units of the recipes": (SYSTEMD, ["{inside}/test_units.py"]),
+    "soft reboot, with Debian 13's systemd": (SOFT, ["{inside}/test_soft_reboot.py"]),
     "hybrid cgroups": (HYBRID, ["{inside}/test_layouts.py"]),
     "cgroups of v1 only": (LEGACY, ["{inside}/test_layouts.py"]),
 }
@@ -52,7 +60,7 @@ ROWS = {
 
 SHORT = (
     "what doctor and auto say",
-    "limits and SO_REUSEPORT",
+    "`-n`: limits",
     "/proc that hides or is not there",
     "SCTP",
     "standing grants at the root of cgroup v2",
@@ -63,17 +71,18 @@ SHORT = (
 OLD = ("what doctor and auto say", "what is refused, and why", "SCTP")
 """What there is to try where ambient alone is offered."""
 
-LEFT_OUT = (
-    "musl",  # the same again from another libc
-    "harms",  # twenty launches each under fire
-    "bytecode",  # wants to install the wheel itself
-    "go_program or rust_program",  # no compilers there
-)
-"""Words in the names of tests that are not for guests."""
+LEFT_OUT = {
+    "musl": "another libc, whose system calls are the same",
+    "bytecode": "installs the wheel by pip, which no guest has; what it looks at does not depend on the kernel",
+    "test_go or test_rust": "no compiler there; static programs in C make the same system calls",
+    "node": "not installed there",
+}
+"""Words in the names of tests that are not for guests, and why."""
 
 CELLS = ("5.10-amd64", "6.1-amd64", "6.12-amd64", "newest-amd64", "6.1-arm64")
 
-LIMITS_S = {PLAIN: 2400, SYSTEMD: 400, HYBRID: 300, LEGACY: 300}
+LIMITS_S = {**dict.fromkeys(BARE, 2400), SYSTEMD: 1200, SOFT: 600, HYBRID: 300, LEGACY: 300}
+"""How long the tests of a guest may take, by its kind; an emulated processor of another kind may take thrice that."""
 
 
 class Run(NamedTuple):
@@ -97,6 +106,16 @@ class Run(NamedTuple):
         return self.cell.rpartition("-")[2]
 
     @property
+    def root(self) -> str:
+        """The release of Debian that is around the kernel."""
+        return "trixie" if self.kind == SOFT else "bookworm"
+
+    @property
+    def limit_s(self) -> int:
+        """How long its tests may take."""
+        return LIMITS_S[self.kind] * (3 if self.arch == "arm64" else 1)
+
+    @property
     def tests(self) -> list[str]:
         """The files of its tests."""
         found = [test for row in self.rows for test in ROWS[row][1]]
@@ -117,6 +136,8 @@ def not_run(cell: str, row: str) -> str:
         return "nothing is refused there"
     if cell.endswith("arm64") and kind in (HYBRID, LEGACY):
         return "how cgroups are laid out does not depend on the processor"
+    if cell.startswith("6.1-") and kind == SOFT:
+        return "Debian 12's systemd, which goes with this kernel, has no soft reboot (systemd 254 has it)"
     return ""
 
 

@@ -84,7 +84,7 @@ def test_a_user_namespace_neither_hides_nor_forges() -> None:
     as_bob = ("setpriv", f"--reuid={BOB}", f"--regid={BOB}", "--clear-groups")
     ask = ("python3", "-I", "-c", "import socket; s = socket.socket(); s.bind(('127.0.0.1', 80)); print('ok')")
     in_own = subprocess.run(
-        [*as_alice, *MAPPED_TO_ALICE, *ask], capture_output=True, text=True, check=False, timeout=60
+        [*as_alice, *MAPPED_TO_ALICE, *ask], capture_output=True, text=True, check=False, timeout=TIMEOUT_S
     )
     assert in_own.stdout == "ok\n", in_own
     forged = ("unshare", "--user", f"--map-user={ALICE}")

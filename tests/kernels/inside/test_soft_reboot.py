@@ -1,0 +1,26 @@
+"""After a soft reboot, which ends all processes and starts systemd anew, and leaves the kernel with what is in it."""
+
+from __future__ import annotations
+
+from ...harness.guests.here import ALICE, BOB, binds, ctl
+from .test_systemd import (  # noqa: F401
+    SERVICE,
+    as_at_boot,  # a fixture of theirs
+    shows,
+    systemctl,
+    test_a_server_has_its_port_at_boot,
+    test_stop_and_start,
+)
+
+
+def test_it_was_a_soft_reboot() -> None:
+    """Systemd has counted it, and the kernel was not started anew."""
+    assert systemctl("show", "--value", "--property=SoftRebootsCount").stdout == "1\n"
+
+
+def test_the_grants_are_those_of_the_files() -> None:
+    """Loaded once: by the service, which was stopped before and is started again."""
+    assert shows(SERVICE, "ActiveState") == "active"
+    assert binds(ALICE, 81, 444) == ["ok", "EACCES"]
+    assert binds(BOB, 81) == ["EACCES"]
+    assert ctl("load").stdout.startswith("nothing has changed")
