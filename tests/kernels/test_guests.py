@@ -45,6 +45,7 @@ def test_guest(run: Run, payloads: dict[str, Path], subtests: pytest.Subtests) -
     words = (
         f"privbind.guest={run.cell}",
         f"privbind.limit={limit_s}",
+        f"privbind.patience={run.patience}",
         f"privbind.tests={';'.join([*run.tests, '-k', run.selection]).replace(' ', '+')}",
         *WORDS[run.kind],
     )

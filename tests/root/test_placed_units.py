@@ -163,6 +163,11 @@ def test_a_grant_for_a_unit_that_runs(system: System) -> None:
     assert f"/{TREE}" in system.run(listed).ok().out
     system.run(revoke).ok()
     assert system.binds_in(TREE, 80, 81) == ["EACCES", "EACCES"]
+
+
+def test_where_no_systemd_answers(system: System) -> None:
+    """As where none is process 1: one line, and no grant."""
+    grant, _, _ = (shlex.split(line) for line in BLOCKS["unit"].splitlines())
     outside = system.machine.run(["env", "DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent", *grant])
     assert outside.status == 125
     assert len(outside.err.splitlines()) == 1

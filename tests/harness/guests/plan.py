@@ -82,7 +82,13 @@ LEFT_OUT = {
 CELLS = ("5.10-amd64", "6.1-amd64", "6.12-amd64", "newest-amd64", "6.1-arm64")
 
 LIMITS_S = {**dict.fromkeys(BARE, 2400), SYSTEMD: 1200, SOFT: 600, HYBRID: 300, LEGACY: 300}
-"""How long the tests of a guest may take, by its kind; an emulated processor of another kind may take thrice that."""
+"""How long the tests of a guest may take, by its kind; where another processor is emulated thrice that."""
+
+PATIENCE = {"amd64": 10, "arm64": 30}
+"""How slow an emulated machine is that runs beside others (tests/harness/patience.py)."""
+
+NOT_BY_PROCESSOR = ("`-r`: SO_REUSEPORT", "attacks", "placed grants", "systemd: the units of the recipes")
+"""What takes an emulated aarch64 hours, and is decided by code that is the same for all processors."""
 
 
 class Run(NamedTuple):
@@ -116,6 +122,11 @@ class Run(NamedTuple):
         return LIMITS_S[self.kind] * (3 if self.arch == "arm64" else 1)
 
     @property
+    def patience(self) -> int:
+        """By how much its tests wait longer, and try less often."""
+        return PATIENCE[self.arch]
+
+    @property
     def tests(self) -> list[str]:
         """The files of its tests."""
         found = [test for row in self.rows for test in ROWS[row][1]]
@@ -136,6 +147,8 @@ def not_run(cell: str, row: str) -> str:
         return "nothing is refused there"
     if cell.endswith("arm64") and kind in (HYBRID, LEGACY):
         return "how cgroups are laid out does not depend on the processor"
+    if cell.endswith("arm64") and row in NOT_BY_PROCESSOR:
+        return "another processor is emulated slowly, and what decides there is the same on all of them"
     if cell.startswith("6.1-") and kind == SOFT:
         return "Debian 12's systemd, which goes with this kernel, has no soft reboot (systemd 254 has it)"
     return ""

@@ -1,7 +1,8 @@
 """What runs everything in a guest: the tests that the kernel's command line names, and then powers the guest off.
 
-``privbind.tests=`` is a list of words for pytest, separated by ";"; ``privbind.limit=`` bounds it, in seconds. With
-``privbind.again=`` there is a soft reboot first, which leaves /run as it is, and the tests are those after it.
+``privbind.tests=`` is a list of words for pytest, separated by ";"; ``privbind.limit=`` bounds it, in seconds, and
+``privbind.patience=`` says how slow this guest is. With ``privbind.again=`` there is a soft reboot first, which leaves
+/run as it is, and the tests are those after it.
 What the tests said is left on the last disk, as a tar file: junit.xml, kernel.log, status.
 """
 
@@ -69,7 +70,7 @@ def run_tests(given: dict[str, str]) -> int:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PRIVBIND_COMMAND": "/opt/privbind/bin/privbind",
         "PRIVBIND_TEST_PROGRAMS": str(HOME / "programs"),
-        "PRIVBIND_TEST_PATIENCE": "10",  # an emulated machine on one that has other things to do
+        "PRIVBIND_TEST_PATIENCE": given["privbind.patience"],
         "PRIVBIND_GUEST": given["privbind.guest"],
     }
     command = [
