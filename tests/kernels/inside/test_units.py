@@ -1,4 +1,7 @@
-"""The units of docs/recipes.md under the systemd that is process 1 here: with launches, and with placed grants."""
+"""The units of docs/recipes.md under the systemd that is process 1 here: with launches, and with placed grants.
+
+The tests are those of outside, where systemd runs in namespaces: some of them, since services take long to start here.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,9 @@ from pathlib import Path
 import pytest
 
 from ...harness.guests.own_systemd import OwnSystem
-
-# The same tests as outside, which run on the `system` of this module.
-from ...root.conftest import site  # noqa: F401
-from ...root.test_placed_units import (  # noqa: F401
-    test_a_grant_for_a_unit_that_runs,
-    test_granted_template_units,
-    test_granted_unit,
-    test_granted_unit_with_a_socket_unit,
-)
-from ...root.test_recipes import (  # noqa: F401
-    test_systemd_does_not_restart_what_privbind_refused,
-    test_unit_under_systemd,
-)
+from ...harness.recipes import BLOCKS
+from ...root import test_placed_units, test_recipes
+from ...root.conftest import site  # noqa: F401  # a fixture
 
 SERVER = "privbind-guest-server.service"
 
@@ -40,3 +33,31 @@ def system(site: Path) -> Iterator[OwnSystem]:  # noqa: F811
     finally:
         made.close()
         made.control("start", SERVER).ok()
+
+
+LAUNCHED = [
+    test_recipes.Unit("site.service", (), "bpf"),
+    test_recipes.Unit("site.service", (BLOCKS["site.service.d/few.conf"],), "preload"),
+    test_recipes.Unit("site-notify.service", (), "bpf"),
+]
+
+
+@pytest.mark.parametrize("unit", LAUNCHED, ids=["as it is", "few capabilities", "notifying"])
+def test_a_unit_that_is_a_launch(system: OwnSystem, site: Path, unit: test_recipes.Unit) -> None:  # noqa: F811
+    test_recipes.test_unit_under_systemd(system, site, unit)
+
+
+def test_systemd_does_not_restart_what_was_refused(system: OwnSystem) -> None:
+    test_recipes.test_systemd_does_not_restart_what_privbind_refused(system)
+
+
+def test_a_unit_with_a_placed_grant(system: OwnSystem, site: Path) -> None:  # noqa: F811
+    test_placed_units.test_granted_unit(system, site, (BLOCKS["granted.service.d/reload.conf"],))
+
+
+def test_template_units_with_placed_grants(system: OwnSystem) -> None:
+    test_placed_units.test_granted_template_units(system)
+
+
+def test_a_grant_for_a_unit_that_runs(system: OwnSystem) -> None:
+    test_placed_units.test_a_grant_for_a_unit_that_runs(system)
