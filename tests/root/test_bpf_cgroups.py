@@ -337,16 +337,24 @@ class TestRefusals:
         ],
     )
     def test_capabilities(self, dropped: tuple[int, ...], reason: str | None) -> None:
-        """CAP_SYS_ADMIN stands for both."""
+        """CAP_SYS_ADMIN stands for both; but older kernels take CAP_NET_ADMIN alone to say what is on a cgroup."""
 
-        def host() -> str:
+        def host() -> tuple[str, bool]:
             without(*dropped)
-            return refusal(limit=1)
+            with cgroup.own() as own:
+                try:
+                    calls.query(own.fd, calls.INET4_BIND)
+                except PermissionError:
+                    return refusal(limit=1), False
+            return refusal(limit=1), True
 
+        found, may_ask = in_host(host)
+        if not may_ask:
+            assert self.NET in dropped
+            reason = reason or "CAP_NET_ADMIN is missing"
         missing = re.findall(r"CAP_(\w+)", reason or "")
         remedy = f"docker or podman run {' '.join(f'--cap-add={name}' for name in missing)}; {ELSEWHERE}"
-        expected = f"probe: bpf: {reason} ({remedy})" if reason else "none"
-        assert in_host(host) == expected
+        assert found.partition(": ")[2] == (f"bpf: {reason} ({remedy})" if reason else "")
 
     def test_in_a_user_namespace(self) -> None:
         def host() -> str:
