@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from privbind.linux import cgroup
 
 from .host import Host, Result, python, status_of, wait_for
+from .install import ROOT, copy_for_all, world_readable_folder
 from .launches import Tree
 
 WWW_DATA = 33  # Debian's base-passwd
@@ -75,6 +78,23 @@ mount --bind "$OWN_CGROUP" "$HIERARCHY"
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 """
 """Of cgroup v2 only the test's own cgroup can be seen, so nothing can be put on the real root. /tmp is its own, too."""
+
+
+@contextlib.contextmanager
+def a_site() -> Iterator[Path]:
+    """What is in /srv/site: the test servers' files, where all users can read them."""
+    with world_readable_folder() as folder:
+        copy_for_all(ROOT / "tests/servers", folder)
+        folder.chmod(0o1777)
+        (folder / "hello.txt").write_text("hello\n")
+        (folder / "Caddyfile").write_text(
+            "{\n skip_install_trust\n admin off\n}\n"
+            'http://:80 {\n respond "hello"\n}\nhttps://localhost {\n tls internal\n respond "hello"\n}\n'
+        )
+        (folder / "dnsmasq.conf").write_text(
+            "no-resolv\nno-hosts\nbind-interfaces\nlisten-address=127.0.0.1\naddress=/hello.test/192.0.2.7\n"
+        )
+        yield folder
 
 
 class Machine(Host):

@@ -16,9 +16,9 @@ from privbind.mechanisms.bpf import own_cgroup
 
 from ..harness.containers import RAN
 from ..harness.host import wait_for
-from ..harness.install import PYTHON, ROOT, copy_for_all, world_readable_folder
+from ..harness.install import PYTHON, world_readable_folder
 from ..harness.launches import Tree, leftover
-from ..harness.machine import MACHINE, Granted
+from ..harness.machine import MACHINE, Granted, a_site
 from ..harness.matrix import MATRIX
 from ..harness.needs import need, skip_without_root
 from ..harness.standing import StandingHost
@@ -72,17 +72,7 @@ def nothing_stays() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def site() -> Iterator[Path]:
     """What is in /srv/site: the test servers' files, built once where they must be."""
-    with world_readable_folder() as folder:
-        copy_for_all(ROOT / "tests/servers", folder)
-        folder.chmod(0o1777)
-        (folder / "hello.txt").write_text("hello\n")
-        (folder / "Caddyfile").write_text(
-            "{\n skip_install_trust\n admin off\n}\n"
-            'http://:80 {\n respond "hello"\n}\nhttps://localhost {\n tls internal\n respond "hello"\n}\n'
-        )
-        (folder / "dnsmasq.conf").write_text(
-            "no-resolv\nno-hosts\nbind-interfaces\nlisten-address=127.0.0.1\naddress=/hello.test/192.0.2.7\n"
-        )
+    with a_site() as folder:
         yield folder
 
 

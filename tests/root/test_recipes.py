@@ -31,6 +31,7 @@ from ..harness.machine import (
 from ..harness.needs import need
 from ..harness.recipes import BLOCKS, PAGE, words
 from ..harness.systemd import SYSTEMD, System
+from ..harness.units import Unit, check_launched, check_refused
 
 RUN_HERE = {
     *("site.service", "site-notify.service", "site.service.d/few.conf", "/etc/sudoers.d/site", "sudo"),
@@ -38,7 +39,8 @@ RUN_HERE = {
     *("gunicorn", "uvicorn", "node", "pm2-runtime", "pm2", "java", "go", "caddy", "dnsmasq"),
 }
 RUN_ELSEWHERE = {
-    "test_placed_units.py": {"granted.service", "granted.service.d/reload.conf", "granted@.service", "unit"},
+    "test_placed_units.py": {"granted.service.d/reload.conf"},
+    "../harness/units.py": {"granted.service", "granted@.service", "unit"},
     "test_standing_servers.py": {
         *("allow", "user-node", "user-pm2", "user-pm2-cluster", "user-uvicorn-reload", "user-uvicorn", "user-gunicorn"),
         *("user-go", "user-caddy", "laptop.toml", "load", "shared.toml", "member"),
@@ -71,7 +73,7 @@ def test_every_block_of_the_page_is_run() -> None:
     assert set(BLOCKS) == RUN_HERE.union(*RUN_ELSEWHERE.values())
     assert PAGE.count("```") == 2 * len(BLOCKS)
     for file, names in RUN_ELSEWHERE.items():
-        text = Path(__file__).with_name(file).read_text()
+        text = (Path(__file__).parent / file).read_text()
         assert [name for name in names if f'"{name}"' not in text] == [], file
 
 
@@ -350,14 +352,6 @@ def test_container_image_with_a_user_line(machine: Machine) -> None:
 # systemd ------------------------------------------------------------------------------------------------------------
 
 
-class Unit(NamedTuple):
-    """A unit of the page, drop-ins for it, and the mechanism that is taken."""
-
-    name: str
-    dropins: tuple[str, ...]
-    mechanism: str
-
-
 def setting(name: str, key: str) -> str:
     """One setting of a unit of the page."""
     found = re.search(rf"^{key}=(.*)$", BLOCKS[name], re.MULTILINE)
@@ -447,51 +441,9 @@ UNITS = [
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: " ".join([unit.name, *unit.dropins]).replace("\n", " "))
 def test_unit_under_systemd(system: System, site: Path, unit: Unit) -> None:
     """It starts, serves, reloads, restarts and stops; systemd knows the main process; no process or cgroup stays."""
-    name = unit.name
-    log = site / "service.log"
-    log.write_text("")
-    system.write(name, BLOCKS[name].replace("privbind -u", "privbind -v -u"))
-    for number, text in enumerate(("[Service]\nStandardError=append:/srv/site/service.log\n", *unit.dropins)):
-        system.write(f"{name}.d/{number}.conf", text)
-    system.control("daemon-reload").ok()
-    tree = f"system.slice/{name}"
-    before = system.cgroups("system.slice")
-
-    def serves() -> int:
-        assert system.shows(name, "ActiveState") == "active", log.read_text()
-        if system.machine.run(python(LISTENING, "80")).status != 0:
-            return 0
-        return int(system.shows(name, "MainPID"))
-
-    system.control("start", name).ok()
-    main = wait_for(serves, "the service")
-    assert f"mechanism: {unit.mechanism} (the first that fits)" in log.read_text()
-    assert system.machine.page() == "hello\n"
-    child = [f"privbind.{main}.0"] if unit.mechanism == "bpf" else []
-    assert system.cgroups(tree) == child
-
-    if name == "site-notify.service":
-        system.control("reload", name).ok()
-        assert wait_for(serves, "the service") == main
-        assert [found for found in system.cgroups(tree) if found != ".control"] == child
-
-    system.control("restart", name).ok()
-    second = wait_for(serves, "the service")
-    assert second != main
-    if unit.mechanism == "bpf":
-        assert [found for found in system.cgroups(tree) if found != ".control"] == [f"privbind.{second}.0"]
-
-    system.control("stop", name).ok()
-    assert system.shows(name, "Result") == "success"
-    wait_for(lambda: name not in system.cgroups("system.slice"), "the removal of the service's cgroup")
-    assert system.cgroups("system.slice") == before
+    check_launched(system, site, unit)
 
 
 def test_systemd_does_not_restart_what_privbind_refused(system: System) -> None:
     """125 is no failure that another try would mend."""
-    system.write("site.service", BLOCKS["site.service"].replace("-u www-data", "-u nosuchuser"))
-    system.control("daemon-reload").ok()
-    system.control("start", "site.service")
-    wait_for(lambda: system.shows("site.service", "ActiveState") == "failed", "the service's end")
-    assert system.shows("site.service", "NRestarts") == "0"
-    assert system.shows("site.service", "ExecMainStatus") == "125"
+    check_refused(system)

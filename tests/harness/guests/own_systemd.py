@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
-from ..host import Result
+from ..host import TIMEOUT_S, Result
 from ..machine import Machine
 from ..systemd import System
 
+SERVICE = "privbind.service"
+"""Which loads the standing grants."""
+SERVER = "privbind-guest-server.service"
+"""A server of alice's on port 80."""
+
 _UNITS = Path("/run/systemd/system")
 _SITE = Path("/srv/site")
+
+
+def systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+    """Ask systemd."""
+    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+
+
+def shows(unit: str, name: str) -> str:
+    """A property of a unit."""
+    return systemctl("show", "--value", f"--property={name}", unit).stdout.strip()
 
 
 class _ThisMachine(Machine):

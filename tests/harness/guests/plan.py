@@ -52,7 +52,10 @@ ROWS = {
     "standing grants at the root of cgroup v2": (PLAIN, ["{inside}/test_root_cgroup.py"]),
     "systemd: boot, reload, changes, services": (SYSTEMD, ["{inside}/test_systemd.py"]),
     "systemd: the units of the recipes": (SYSTEMD, ["{inside}/test_units.py"]),
-    "soft reboot, with Debian 13's systemd": (SOFT, ["{inside}/test_soft_reboot.py"]),
+    "soft reboot, with Debian 13's systemd": (
+        SOFT,
+        ["{inside}/test_soft_reboot.py", "{inside}/test_systemd.py"],
+    ),
     "hybrid cgroups": (HYBRID, ["{inside}/test_layouts.py"]),
     "cgroups of v1 only": (LEGACY, ["{inside}/test_layouts.py"]),
 }

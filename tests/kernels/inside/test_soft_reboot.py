@@ -1,16 +1,12 @@
-"""After a soft reboot, which ends all processes and starts systemd anew, and leaves the kernel with what is in it."""
+"""After a soft reboot, which ends all processes and starts systemd anew, and leaves the kernel with what is in it.
+
+What holds after any boot (test_systemd.py) is looked at after this one, too.
+"""
 
 from __future__ import annotations
 
 from ...harness.guests.here import ALICE, BOB, binds, ctl
-from .test_systemd import (  # noqa: F401
-    SERVICE,
-    as_at_boot,  # a fixture of theirs
-    shows,
-    systemctl,
-    test_a_server_has_its_port_at_boot,
-    test_stop_and_start,
-)
+from ...harness.guests.own_systemd import SERVICE, shows, systemctl
 
 
 def test_it_was_a_soft_reboot() -> None:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ...harness.guests.here import ALICE, BOB, GRANTS, binds, ctl, grant
-from ...harness.host import TIMEOUT_S, Host, python, wait_for
+from ...harness.guests.own_systemd import SERVER, SERVICE, shows, systemctl
+from ...harness.host import Host, python, wait_for
 
 NOBODY = 65534
 AT_BOOT = GRANTS / "boot.toml"
-SERVICE = "privbind.service"
-
-
-def systemctl(*words: str) -> subprocess.CompletedProcess[str]:
-    """Ask systemd."""
-    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
-
-
-def shows(unit: str, name: str) -> str:
-    """A property of a unit."""
-    return systemctl("show", "--value", f"--property={name}", unit).stdout.strip()
 
 
 def watched() -> bool:
@@ -57,10 +46,9 @@ def test_it_is_systemd() -> None:
 
 def test_a_server_has_its_port_at_boot() -> None:
     """It is started by User=alice alone, after network.target, with nothing of privbind's around it."""
-    unit = "privbind-guest-server.service"
-    assert shows(unit, "ActiveState") == "active", systemctl("status", unit).stdout
-    assert int(shows(SERVICE, "ActiveEnterTimestampMonotonic")) <= int(shows(unit, "ExecMainStartTimestampMonotonic"))
-    status = Path(f"/proc/{shows(unit, 'MainPID')}/status").read_text()
+    assert shows(SERVER, "ActiveState") == "active", systemctl("status", SERVER).stdout
+    assert int(shows(SERVICE, "ActiveEnterTimestampMonotonic")) <= int(shows(SERVER, "ExecMainStartTimestampMonotonic"))
+    status = Path(f"/proc/{shows(SERVER, 'MainPID')}/status").read_text()
     assert f"\nUid:\t{ALICE}\t" in status
     assert "\nCapEff:\t0000000000000000\n" in status
     assert "\nCapBnd:\t0000000000000000\n" in status
@@ -97,7 +85,7 @@ def test_stop_and_start() -> None:
     """A stop takes the grants out, and what is bound stays bound."""
     assert systemctl("stop", SERVICE).returncode == 0
     assert binds(ALICE, 81) == ["EACCES"]
-    assert shows("privbind-guest-server.service", "ActiveState") == "active"
+    assert shows(SERVER, "ActiveState") == "active"
     assert systemctl("start", SERVICE).returncode == 0
     assert binds(ALICE, 81) == ["ok"]
 
@@ -112,9 +100,9 @@ def test_systemds_own_restart_keeps_them() -> None:
 def test_a_server_ends_and_starts_again() -> None:
     """Its grant is the user's: it is there in between, and afterwards."""
     assert ctl("check").returncode == 0
-    assert systemctl("stop", "privbind-guest-server.service").returncode == 0
+    assert systemctl("stop", SERVER).returncode == 0
     assert binds(ALICE, 80) == ["ok"]
-    assert systemctl("start", "privbind-guest-server.service").returncode == 0
+    assert systemctl("start", SERVER).returncode == 0
     assert binds(ALICE, 80) == ["EADDRINUSE"]
 
 
