@@ -49,6 +49,7 @@ ROWS = {
     "/proc that hides or is not there": (PLAIN, ["{inside}/test_processes.py"]),
     "SCTP": (PLAIN, ["{inside}/test_sctp.py"]),
     "placed grants": (BPF, ["{root}/test_placed.py"]),
+    "watch": (BPF, ["{root}/test_watch.py"]),
     "standing grants at the root of cgroup v2": (PLAIN, ["{inside}/test_root_cgroup.py"]),
     "systemd: boot, reload, changes, services": (SYSTEMD, ["{inside}/test_systemd.py"]),
     "systemd: the units of the recipes": (SYSTEMD, ["{inside}/test_units.py"]),
@@ -90,7 +91,7 @@ LIMITS_S = {**dict.fromkeys(BARE, 2400), SYSTEMD: 1200, SOFT: 600, HYBRID: 300, 
 PATIENCE = {"amd64": 10, "arm64": 30}
 """How slow an emulated machine is that runs beside others (tests/harness/patience.py)."""
 
-NOT_BY_PROCESSOR = ("`-r`: SO_REUSEPORT", "attacks", "placed grants", "systemd: the units of the recipes")
+NOT_BY_PROCESSOR = ("`-r`: SO_REUSEPORT", "attacks", "placed grants", "watch", "systemd: the units of the recipes")
 """What takes an emulated aarch64 hours, and is decided by code that is the same for all processors."""
 
 
