@@ -38,5 +38,5 @@ def reachable(interpreter: Path) -> tuple[list[str], str]:
 
 def packages_of(installed: Path) -> Path:
     """Where the package is that belongs to an installed command."""
-    (found,) = installed.parent.parent.glob("lib/python3*/site-packages")
+    (found,) = {path.resolve() for path in installed.parent.parent.glob("lib/python3*/site-packages")}
     return found

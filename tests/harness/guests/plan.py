@@ -11,9 +11,9 @@ from typing import NamedTuple
 INSIDE = "tests/kernels/inside"
 ROOT = "tests/root"
 
-PLAIN, LAUNCHES, HELPERS, BPF = "plain", "launches", "helpers", "bpf"
+PLAIN, LAUNCHES, PROGRAMS, HELPERS, BPF = "plain", "launches", "programs", "helpers", "bpf"
 SYSTEMD, SOFT, HYBRID, LEGACY = "systemd", "soft reboot", "hybrid", "v1 only"
-BARE = (PLAIN, LAUNCHES, HELPERS, BPF)
+BARE = (PLAIN, LAUNCHES, PROGRAMS, HELPERS, BPF)
 """Guests without systemd, which are all alike: several, so that each ends in a time that one likes to wait for."""
 
 WORDS = {
@@ -31,7 +31,7 @@ ROWS = {
     "the table of bind cases": (LAUNCHES, ["{root}/test_bind_table.py"]),
     "`-n`: limits": (PLAIN, ["{root}/test_limit.py"]),
     "`-r`: SO_REUSEPORT": (LAUNCHES, ["{root}/test_reuse_port.py"]),
-    "programs: static, threads, vfork, i386": (LAUNCHES, ["{root}/test_programs.py", "{root}/test_bpf_programs.py"]),
+    "programs: static, threads, vfork, i386": (PROGRAMS, ["{root}/test_programs.py", "{root}/test_bpf_programs.py"]),
     "the command's privileges": (LAUNCHES, ["{root}/test_privileges.py", "{root}/test_ambient.py"]),
     "the helper and its sandbox": (
         HELPERS,
@@ -44,12 +44,12 @@ ROWS = {
     "seccomp": (HELPERS, ["{root}/test_seccomp.py"]),
     "preload": (HELPERS, ["{root}/test_preload.py"]),
     "attacks": (BPF, ["{root}/test_attacks.py"]),
-    "the Python API": (LAUNCHES, ["{root}/test_python_api.py"]),
+    "the Python API": (PROGRAMS, ["{root}/test_python_api.py"]),
     "signals under seccomp": (HELPERS, ["{inside}/test_signals.py"]),
     "/proc that hides or is not there": (PLAIN, ["{inside}/test_processes.py"]),
     "SCTP": (PLAIN, ["{inside}/test_sctp.py"]),
     "placed grants": (BPF, ["{root}/test_placed.py"]),
-    "watch": (BPF, ["{root}/test_watch.py"]),
+    "watch": (PROGRAMS, ["{root}/test_watch.py"]),
     "standing grants at the root of cgroup v2": (PLAIN, ["{inside}/test_root_cgroup.py"]),
     "systemd: boot, reload, changes, services": (SYSTEMD, ["{inside}/test_systemd.py"]),
     "systemd: the units of the recipes": (SYSTEMD, ["{inside}/test_units.py"]),
