@@ -67,6 +67,7 @@ _privbind_value()
     -g | --group) mapfile -t COMPREPLY < <(compgen -g -- "$2") ;;
     --via) mapfile -t COMPREPLY < <(compgen -W 'auto bpf seccomp preload ambient' -- "$2") ;;
     -a | --allow)
+        compopt -o nosort 2>/dev/null
         before+=${2%"$last"}
         if [[ $last == *:* ]]; then
             before+=${last%:*}:
@@ -88,13 +89,23 @@ _privbind_value()
     COMPREPLY=("${COMPREPLY[@]/#/$before}")
 }
 
-# The services below 1024 of a protocol, of both where that is not named.
+# The services below 1024 of a protocol, of both where that is not named; those that are mostly meant come first.
 _privbind_services()
 {
-    local name port
+    local name port protocol first=''
+    local -a rest=()
     while read -r name port _; do
-        [[ $name != '#'* && ${port%/*} -lt 1024 && ${1:-${port#*/}} == "${port#*/}" ]] && echo "$name"
+        protocol=${port#*/}
+        [[ $name != '#'* && ${port%/*} -lt 1024 && ${1:-$protocol} == "$protocol" ]] || continue
+        case $name in
+        http | https | domain | ssh | smtp | submission | imaps | ntp) first+=" $name" ;;
+        *) rest+=("$name") ;;
+        esac
     done 2>/dev/null </etc/services
+    for name in http https domain ssh smtp submission imaps ntp; do
+        [[ " $first " == *" $name "* ]] && echo "$name"
+    done
+    printf '%s\n' "${rest[@]}"
 }
 
 # _privbind_command START BEGUN WORD...: the command starts at this word

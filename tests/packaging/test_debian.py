@@ -67,6 +67,8 @@ def expected(built: Built) -> set[str]:
         *(f"/usr/share/man/{page}.gz" for page in PAGES),
         "/usr/share/bash-completion/completions/privbind",
         "/usr/share/bash-completion/completions/privbindctl",
+        "/usr/share/fish/vendor_completions.d/privbind.fish",
+        "/usr/share/fish/vendor_completions.d/privbindctl.fish",
         "/usr/share/zsh/vendor-completions/_privbind",
         "/usr/share/lintian/overrides/privbind",
         *(f"{DOCS}/{name}" for name in ("changelog", "changelog.Debian", "copyright")),

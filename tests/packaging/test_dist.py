@@ -25,6 +25,7 @@ DATA = {
     "share/man/man5/privbind-grants.5",
     *("share/bash-completion/completions/privbind", "share/bash-completion/completions/privbindctl"),
     "share/zsh/site-functions/_privbind",
+    *("share/fish/vendor_completions.d/privbind.fish", "share/fish/vendor_completions.d/privbindctl.fish"),
     *("share/privbind/grants.d/README", "share/privbind/grants.d/example.toml", "share/privbind/openrc/privbind"),
     *("lib/systemd/system/privbind.service", "lib/systemd/system/privbind-load.service"),
     *("lib/systemd/system/privbind.path", "lib/systemd/system/privbind-changed.service"),

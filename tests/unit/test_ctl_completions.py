@@ -1,4 +1,4 @@
-"""Completion in bash and zsh: it loads, and offers what there is."""
+"""Completion in bash, zsh and fish: it loads, and offers what there is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,11 +47,29 @@ def options(text: str) -> set[str]:
 
 def bash(line: str) -> set[str]:
     """What bash offers at the end of a line."""
+    return {*bash_in_order(line)}
+
+
+def bash_in_order(line: str) -> list[str]:
+    """The same in its order, where bash is told to keep that."""
     command = line.split(maxsplit=1)[0]
     argv = ["bash", "--norc", "-c", ASK, "bash", str(FOLDER / f"{command}.bash"), line, command]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    return set(done.stdout.split())
+    return done.stdout.split()
+
+
+COMMON = ["http", "https", "domain", "ssh", "smtp", "submission", "imaps", "ntp"]
+
+
+def test_common_services_come_first() -> None:
+    """In bash and in fish; for udp those that are udp's."""
+    assert bash_in_order("privbind -a ")[:11] == ["tcp:", "udp:", "any", *COMMON]
+    assert bash_in_order("privbind -a udp:")[:4] == ["any", "https", "domain", "ntp"]
+    assert len(bash_in_order("privbind -a ")) > 100
+    assert fish("privbind -a ")[:11] == ["tcp:", "udp:", "any", *COMMON]
+    assert fish("privbindctl allow nobody tcp:80,tcp:")[:3] == ["tcp:80,tcp:any", "tcp:80,tcp:http", "tcp:80,tcp:https"]
+    assert f"common=({' '.join(COMMON)})" in (FOLDER / "_privbind").read_text()
 
 
 @pytest.mark.parametrize("command", HELPS)
@@ -125,6 +144,69 @@ def test_bash_offers_what_fits(line: str, some: set[str]) -> None:
 def test_bash_offers_no_options_for_the_command() -> None:
     """They are its own."""
     assert not bash("privbind -u nobody cat --dry")
+
+
+def fish(line: str) -> list[str]:
+    """What fish offers at the end of a line."""
+    if shutil.which("fish") is None:
+        pytest.skip("not installed: fish")
+    load = "".join(f"source {FOLDER}/{name}.fish; " for name in HELPS)
+    argv = ["fish", "--no-config", "-c", f"{load} complete -C $argv[1]", line]
+    with tempfile.TemporaryDirectory() as home:
+        environment = {"PATH": os.environ["PATH"], "HOME": home, "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+        done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr == ""
+    return [offer.partition("\t")[0] for offer in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_fish_knows_all_options(command: str) -> None:
+    """Those of --help, no others; of privbindctl those of each command."""
+    lines = ["privbind "] if command == "privbind" else [f"privbindctl {name} " for name in ctl._COMMANDS]
+    found = {offer for line in lines for dashes in ("-", "--") for offer in fish(line + dashes)}
+    shown = {name for name in options(HELPS[command]) if name.startswith("--")}
+    assert {offer for offer in found if offer.startswith("--")} == shown
+    text = (FOLDER / f"{command}.fish").read_text()
+    shorts = {f"-{letter}" for letter in re.findall(rf"^complete -c {command} .*-s (\w)", text, re.MULTILINE)}
+    assert shorts == options(HELPS[command]) - shown
+
+
+@pytest.mark.parametrize("command", ctl._COMMANDS)
+def test_fish_offers_each_command_its_own_options(command: str) -> None:
+    flags, values, _ = ctl._COMMANDS[command]
+    found = {offer for offer in fish(f"privbindctl {command} --") if offer.startswith("--")}
+    assert found == {f"--{name}" for name in (*flags, *values)} | {"--help", "--version"}
+
+
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("privbind -u nobod", {"nobody"}),
+        ("privbind --user nobod", {"nobody"}),
+        ("privbind -g nogrou", {"nogroup"}),
+        ("privbind --via ", {"auto", *MECHANISMS}),
+        ("privbind -a 80,tc", {"80,tcp:"}),
+        ("privbind -r an", {"any"}),
+        ("privbind -u nobody --via bpf -a tcp:80 -- bas", {"bash"}),
+        ("privbind -u nobody -a tcp:80 --dry-run bas", {"bash"}),
+        ("privbind -u nobody cat /etc/passw", {"/etc/passwd"}),
+        ("privbindctl ", set(ctl._COMMANDS)),
+        ("privbindctl disa", {"disallow"}),
+        ("privbindctl allow nobod", {"nobody"}),
+        ("privbindctl allow nobody ", {"tcp:", "udp:", "any"}),
+        ("privbindctl explain ", {"tcp:", "http"}),
+        ("privbindctl check /etc/passw", {"/etc/passwd"}),
+        ("privbindctl oci-install ", {"podman", "docker", "containerd", "cri-o"}),
+    ],
+)
+def test_fish_offers_what_fits(line: str, some: set[str]) -> None:
+    """As bash does."""
+    assert some <= {*fish(line)}
+
+
+def test_fish_offers_no_options_for_the_command() -> None:
+    """They are its own."""
+    assert "--dry-run" not in fish("privbind -u nobody cat --dry")
 
 
 @pytest.mark.parametrize(
