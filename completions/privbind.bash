@@ -131,10 +131,10 @@ _privbind_command()
 # readline replaces only what comes after the last colon or equals sign.
 _privbind_trim()
 {
-    local rest=$1
-    [[ $COMP_WORDBREAKS == *:* ]] && rest=${rest##*:}
-    [[ $COMP_WORDBREAKS == *=* ]] && rest=${rest##*=}
-    [[ -n $rest || $1 == *[:=] ]] && COMPREPLY=("${COMPREPLY[@]#"${1%"$rest"}"}")
+    local kept=$1
+    [[ $COMP_WORDBREAKS == *:* ]] && kept=${kept##*:}
+    [[ $COMP_WORDBREAKS == *=* ]] && kept=${kept##*=}
+    [[ -n $kept || $1 == *[:=] ]] && COMPREPLY=("${COMPREPLY[@]#"${1%"$kept"}"}")
 }
 
 complete -F _privbind privbind

@@ -41,13 +41,13 @@ class Debian(Host):
     It has process ids of its own. Whatever runs there is in a cgroup of the test's own, and sees no other.
     """
 
-    def __init__(self, suite: str, work: Path, *, network: bool = False) -> None:
-        """``network``: it is in the machine's network namespace, to reach the mirrors."""
+    def __init__(self, suite: str, work: Path, *, network: bool = False, packages: tuple[str, ...] = ()) -> None:
+        """``network``: it is in the machine's network namespace, to reach the mirrors; ``packages``: further ones."""
         self.work = work
         self._tree = Tree()
         self._place = tempfile.mkdtemp(prefix="privbind-debian-", dir="/tmp")
         own = os.readlink(f"/proc/self/fd/{self._tree.fd}")
-        variables = {"TREE": tree(suite, SYSTEM), "PLACE": self._place, "WORK": work, "OWN_CGROUP": own}
+        variables = {"TREE": tree(suite, (*SYSTEM, *packages)), "PLACE": self._place, "WORK": work, "OWN_CGROUP": own}
         prepare = "".join(f'{name}="{value}"\n' for name, value in variables.items()) + MOUNTS + _START
         namespaces = ("--mount", "--pid", "--fork", *(() if network else ("--net",)))
         super().__init__(Path("/usr/sbin/privbind"), prepare, namespaces)
