@@ -4,7 +4,7 @@
 functions -q __privbind_rules
 or source (status dirname)/privbind.fish
 
-set -l commands doctor ls allow disallow check load unload test explain import-authbind grant revoke oci-install
+set -l commands doctor ls allow disallow check load unload test explain watch import-authbind grant revoke oci-install
 
 # The command, if it is there already.
 function __privbindctl_command -V commands
@@ -38,6 +38,7 @@ complete -c privbindctl -n 'not __privbindctl_command' -a load -d 'put the grant
 complete -c privbindctl -n 'not __privbindctl_command' -a unload -d 'take them out'
 complete -c privbindctl -n 'not __privbindctl_command' -a test -d 'may this user bind this'
 complete -c privbindctl -n 'not __privbindctl_command' -a explain -d 'why a bind is refused'
+complete -c privbindctl -n 'not __privbindctl_command' -a watch -d 'binds as they happen'
 complete -c privbindctl -n 'not __privbindctl_command' -a import-authbind -d 'print those of authbind'
 complete -c privbindctl -n 'not __privbindctl_command' -a grant -d 'put a grant on a cgroup'
 complete -c privbindctl -n 'not __privbindctl_command' -a revoke -d 'take it off'
@@ -53,15 +54,19 @@ complete -c privbindctl -n '__privbindctl_is allow disallow' -l group -x -a '(__
 complete -c privbindctl -n '__privbindctl_is check' -l diff -d 'what a load would change'
 complete -c privbindctl -n '__privbindctl_is load' -l dry-run -d 'nothing is loaded'
 complete -c privbindctl -n '__privbindctl_is load' -s v -l verbose -d 'say who may bind what; -vv: list the programs, too'
-complete -c privbindctl -n '__privbindctl_is allow disallow check load unload grant revoke' -l cgroup -x -a '(__fish_complete_directories)' -d 'a cgroup'
+complete -c privbindctl -n '__privbindctl_is allow disallow check load unload grant revoke watch' -l cgroup -x -a '(__fish_complete_directories)' -d 'a cgroup'
 complete -c privbindctl -n '__privbindctl_is grant revoke explain' -l pid -x -a '(__fish_complete_pids)' -d 'a process'
 complete -c privbindctl -n '__privbindctl_is grant revoke' -l unit -x -d 'a unit of systemd'
 complete -c privbindctl -n '__privbindctl_is grant revoke' -l self -d 'the cgroup that privbindctl itself is in'
-complete -c privbindctl -n '__privbindctl_is explain' -l user -x -a '(__fish_complete_users)' -d 'the user who is meant'
+complete -c privbindctl -n '__privbindctl_is explain watch' -l user -x -a '(__fish_complete_users)' -d 'the user who is meant'
 complete -c privbindctl -n '__privbindctl_is grant oci-install' -s a -l allow -x -k -a '(__privbind_rules)' -d 'what may be bound'
 complete -c privbindctl -n '__privbindctl_is grant' -s n -l binds -x -d 'at most NUM successful reserved binds'
 complete -c privbindctl -n '__privbindctl_is grant' -s r -l reuse-port -x -k -a '(__privbind_ports)' -d 'set SO_REUSEPORT on these ports'
 complete -c privbindctl -n '__privbindctl_is oci-install' -l write -d 'write them, where there is nothing else'
-complete -c privbindctl -n '__privbindctl_is doctor ls explain' -l json -d 'print JSON, for programs'
+complete -c privbindctl -n '__privbindctl_is doctor ls explain watch' -l json -d 'print JSON, for programs'
+complete -c privbindctl -n '__privbindctl_is watch' -l journal -d "write to systemd's journal"
+complete -c privbindctl -n '__privbindctl_is watch' -l port -x -k -a '(__privbind_ports)' -d 'only binds of these ports'
+complete -c privbindctl -n '__privbindctl_is watch' -l refused -d 'only binds that were refused'
+complete -c privbindctl -n '__privbindctl_is watch' -l arguments -d 'the command lines, too'
 complete -c privbindctl -s h -l help -d 'print this and end'
 complete -c privbindctl -l version -d 'print the version and end'
