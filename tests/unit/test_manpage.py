@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from privbind.commands.privbindctl import HELP as CTL_HELP
 from privbind.commands.usage import HELP
 from privbind.request import MECHANISMS
 
@@ -76,3 +77,10 @@ def test_the_page_is_set_without_a_warning() -> None:
     done = subprocess.run(set_page, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "privbind - run a program" in done.stdout
+
+
+@pytest.mark.parametrize("text", [HELP, CTL_HELP])
+def test_the_help_fits_a_terminal(text: str) -> None:
+    """80 columns, and three examples at its end."""
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(re.findall(r"^  (?:privbind|privbindctl) ", text[-500:], re.MULTILINE)) == 3

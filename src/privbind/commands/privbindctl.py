@@ -24,58 +24,68 @@ _TRY = "try privbindctl --help"
 HELP = """\
 Usage: privbindctl doctor [--json]
        privbindctl ls [--json]
-       privbindctl allow USER RULE...       privbindctl allow --group GROUP RULE...
-       privbindctl disallow USER [RULE]...  privbindctl disallow --group GROUP [RULE]...
+       privbindctl allow (USER | --group GROUP) RULE...
+       privbindctl disallow (USER | --group GROUP) [RULE]...
        privbindctl check [--diff] [FILE]...
        privbindctl load [--dry-run] [-v]
        privbindctl unload
        privbindctl test USER RULE...
        privbindctl explain RULE... [--user USER] [--pid PID] [--json]
-       privbindctl watch [--json | --journal] [--port PORTS] [--user USER] [--refused] [--arguments] [--cgroup DIR]
+       privbindctl watch [--json | --journal] [--port PORTS] [--user USER]
+                   [--refused] [--arguments] [--cgroup DIR]
        privbindctl import-authbind
-       privbindctl grant (--pid PID | --unit UNIT | --cgroup DIR | --self) --allow RULE... [-n NUM] [-r PORTS]
-       privbindctl revoke (--pid PID | --unit UNIT | --cgroup DIR | --self)
+       privbindctl grant PLACE --allow RULE... [-n NUM] [-r PORTS]
+       privbindctl revoke PLACE
        privbindctl oci-install (podman | docker) --allow RULE... [--write]
        privbindctl oci-install (containerd | cri-o) [--write]
-Tell what privbind can do on this host and who has which grants; give users the right to bind reserved ports.
+PLACE is one of --pid PID, --unit UNIT, --cgroup DIR, --self.
+Tell what privbind can do here and who has which grants; give and take grants.
 
-  doctor                 what this host offers: mechanisms, reserved ports, cgroups, and how privbind is installed
-  ls                     every live grant: who may bind what, how often that was done, since when
-  allow, disallow        give a user or a group a standing grant, or take it back: write its file, and load
-  check                  read the files of grants and say who may bind what; --diff: what a load would change
-  load                   put into the kernel what the files in /etc/privbind/grants.d grant
+  doctor                 what this host offers, and how privbind is installed
+  ls                     every live grant: who may bind what, how often used
+  allow, disallow        give a standing grant, or take it back, and load
+  check                  who may bind what by the files of grants
+  load                   put the grants of the files into the kernel
   unload                 take it out
-  test                   may this user bind this? 0: yes, 1: no; asked by doing, without touching the port
-  explain                why a bind is refused, or by which right it is granted, and what to type to change it
-  watch                  every bind of a reserved port as it happens: who, what, and by which right
+  test                   may this user bind this? 0: yes, 1: no
+  explain                why a bind is refused, or permitted, and what to do
+  watch                  binds of reserved ports as they happen
   import-authbind        print authbind's configuration as grants
-  grant                  let all that is in a cgroup bind what the rules say; again: in the place of what it had
-  revoke                 take privbind's grant off a cgroup; what is bound stays bound
-  oci-install            print the files that have a container runtime run privbind-oci-hook
+  grant                  let a cgroup bind what the rules say
+  revoke                 take the grant off a cgroup
+  oci-install            print the files for a container runtime
 
-      --group GROUP      allow, disallow: a group and its members, in the place of a user
+      --group GROUP      allow, disallow: a group and its members
       --diff             check: what a load would change
       --dry-run          load: who would have which grants; nothing is loaded
-  -v, --verbose          load: say who may bind what; -vv: list the programs, too
-      --cgroup DIR       standing grants: hold below this cgroup only; grant, revoke, watch: the one that is meant
-      --pid PID          grant, revoke: the cgroup that only this process is in; explain: the process that is meant
+  -v, --verbose          load: who may bind what; -vv: the programs, too
+      --cgroup DIR       the cgroup; for standing grants: only below it
+      --pid PID          the process; grant, revoke: whose cgroup it is
       --unit UNIT        grant, revoke: the cgroup of a unit of systemd
-      --self             grant, revoke: the cgroup that privbindctl itself is in (ExecStartPre=+)
-      --user USER        explain: the user who is meant, in the place of whoever asks; watch: only this user's
-  -a, --allow RULE       grant, oci-install: what may be bound; repeatable, and comma-separated
-  -n, --binds NUM        grant: at most NUM successful reserved binds, over all processes together
+      --self             grant, revoke: privbindctl's own cgroup
+      --user USER        explain: as this user; watch: only this user's binds
+  -a, --allow RULE       grant, oci-install: what may be bound
+  -n, --binds NUM        grant: at most NUM successful reserved binds
   -r, --reuse-port PORTS  grant: set SO_REUSEPORT before binding these ports
       --write            oci-install: write them, where there is nothing else
       --json             doctor, ls, explain, watch: print JSON, for programs
-      --journal          watch: write to systemd's journal, in the place of standard output
+      --journal          watch: write to systemd's journal
       --port PORTS       watch: only binds of these ports
       --refused          watch: only binds that were refused
       --arguments        watch: the command lines, too, which may hold secrets
   -h, --help             print this and end
       --version          print the version and end
 
-Run it as root: to others much is hidden, and it says so. Exit status: 0; 1 doctor found no mechanism that can
-honour a policy, or test's answer is no; 125 privbindctl failed. privbind-grants(5) tells of the files.
+Run it as root: others see only a part, and are told so. privbind-grants(5)
+tells of the files. Exit status: 0; 1 doctor found no mechanism that can honour
+a policy, or test's answer is no; 125 privbindctl failed.
+
+Alice may bind port 80, from now on:
+  privbindctl allow alice tcp:80
+Why is port 80 refused?
+  privbindctl explain tcp:80
+A service that runs may bind port 443:
+  privbindctl grant --unit web.service --allow tcp:443
 """
 
 _COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
