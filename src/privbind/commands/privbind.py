@@ -77,7 +77,7 @@ def _explain(error: PrivbindError, arguments: list[str], options: Options | None
         given = Line(arguments, options.command if options else [], environment)
         error.remedy = remedy(error, given) or error.remedy
     except (ImportError, MemoryError, OSError):
-        pass  # what failed is told all the same
+        pass  # what failed can still be told
     for line in error.lines:
         say(line)
     if isinstance(error, NoMechanismError) and options and options.verbose:

@@ -3,7 +3,7 @@
 
 Without anybody at the listener the kernel answers every bind(2) of the command with ENOSYS, those of unreserved ports
 included. So a second process, with a uid of its own and no capability, holds it too. When the helper ends before the
-command does, it answers the request that the helper was at, and from then on tells the kernel to go on.
+command does, it answers the request that the helper was working on, and from then on tells the kernel to continue.
 
 Where the kernel cannot open a thread by its id, it also looks in /proc for the process that a thread is in: the one
 thing for which a file must be opened, so the helper itself opens none.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Ledger:
     """What one helper publishes. ``counters`` are in the order of `grant.counters`.
 
-    Where it cannot be put where root reads it, the grant holds all the same, and ``notes`` says why it is not listed.
+    If it cannot be put where root reads it, the grant still holds, and ``notes`` says why it is not listed.
     """
 
     def __init__(self, text: bytes) -> None:

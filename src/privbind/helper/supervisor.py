@@ -3,7 +3,7 @@
 
 What the command asked for is copied once and judged, and the copy is what is done: its memory may say something else
 a moment later, its descriptor may be another file. Whatever is not a granted bind of a reserved port, and whatever goes
-wrong here, is answered "go on": then the kernel decides with the command's own rights.
+wrong here, is answered "continue": then the kernel decides with the command's own rights.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def _offer(name: str, port_start: int | None, shim: Shim, cgroups: Cgroups) -> O
 def _ask(name: str, port_start: int | None) -> Offer:
     """Ask a mechanism for all reserved ports, for one of them, and for one bind of that one."""
     everything = Grant(Policy(None))
-    # With no port reserved nothing is asked of a mechanism: what it could do elsewhere is found out all the same.
+    # Where no port is reserved, no mechanism is used; what each could do elsewhere is still found out.
     site = Site(_netns(), port_start if port_start is not None and port_start > 1 else sockets.DEFAULT_PORT_START)
     of_any = _refusal(name, everything, site)
     # Without CAP_SYS_ADMIN a filter needs no_new_privs, which privbind sets when it is asked to.
@@ -323,7 +323,7 @@ def _loads(shim: bytes, program: Program) -> tuple[bool | None, str]:
     said = " ".join(done.stderr.decode("utf-8", "replace").split())
     if done.returncode == 0 and not said and b"/" + shim.rpartition(b"/")[2] in done.stdout:
         return True, ""
-    # glibc goes on without what it cannot load, musl does not.
+    # glibc ignores a library that it cannot load, musl does not.
     if any(sign in said for sign in ("LD_PRELOAD", "loading shared library", shim.decode("utf-8", "replace"))):
         return False, said
     return None, f"cannot try it: {said or f'the program ended with {done.returncode}'}"

@@ -21,7 +21,7 @@ def ask(answer: Callable[[], str]) -> str:
     reader, writer = posix.pipe()
     child = posix.fork()
     if child == 0:
-        # Whatever happens, it must not go on as if it were the parent.
+        # Whatever happens, it must not run on as if it were the parent.
         try:
             posix.close(reader)
             try:

@@ -58,7 +58,7 @@ class Prepared:
         """Undo what was prepared, since the launch failed."""
 
     def release(self) -> None:
-        """Let go of what only `cancel` needs, where no exec does that: the process goes on."""
+        """Let go of what only `cancel` needs. Called where no exec does that, because the process lives on."""
 
 
 def load(name: str) -> Mechanism:
