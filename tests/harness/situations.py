@@ -96,7 +96,9 @@ def _launch(mechanism: str, *options: str) -> Start:
     return lambda host: started(host, host.command(python(BINDER), f"--via={mechanism}", *options, user="bob"))
 
 
-def _placed(*options: str) -> Start:
+def placed(*options: str) -> Start:
+    """bob's, in a cgroup of its own that has this grant."""
+
     def start(host: StandingHost) -> subprocess.Popen[Any]:
         name = host.tree.make(f"placed{len(os.listdir(host.tree.fd))}")
         enter = ["sh", "-ec", 'echo 0 > "$0/cgroup.procs"; exec "$@"', f"{host.cgroup}/{name}"]
@@ -120,7 +122,7 @@ SITUATIONS = [
     Situation("a standing grant of the user", user("alice"), TCP80, OK, BOUND, "standing", "bpf"),
     Situation("the same over IPv6", user("alice"), "tcp ::1 80", OK, BOUND, "standing", "bpf"),
     Situation("a standing grant of the group", user("dave"), "udp 127.0.0.1 53", OK, BOUND, "standing", "bpf"),
-    Situation("a placed grant", _placed(RULE80), TCP80, OK, BOUND, "placed", "bpf"),
+    Situation("a placed grant", placed(RULE80), TCP80, OK, BOUND, "placed", "bpf"),
     Situation("a launch by bpf", _launch("bpf", RULE80), TCP80, OK, BOUND, "launch", "bpf"),
     Situation("a launch by seccomp", _launch("seccomp", RULE80), TCP80, OK, BOUND, "launch", "seccomp", helper=True),
     Situation("a launch by preload", _launch("preload", RULE80), TCP80, OK, BOUND, "launch", "preload", helper=True),
@@ -131,7 +133,7 @@ SITUATIONS = [
     Situation("another address", user("alice"), "tcp 127.0.0.2 80", EACCES, REFUSED, why_not="address"),
     Situation("another user", user("bob"), TCP80, EACCES, REFUSED, why_not="user"),
     Situation("another port of a launch by seccomp", _launch("seccomp", RULE80), "tcp 127.0.0.1 82", EACCES, REFUSED),
-    Situation("a used up limit", _placed(RULE80, "-n1"), TCP80, EACCES, REFUSED, why_not="limit", before=TCP80),
+    Situation("a used up limit", placed(RULE80, "-n1"), TCP80, EACCES, REFUSED, why_not="limit", before=TCP80),
     Situation("another network namespace", _elsewhere, TCP80, EACCES, REFUSED, why_not="namespace"),
     Situation("in use", user("alice"), TCP80, EADDRINUSE, FAILED, "standing", "bpf", taken=True),
 ]
