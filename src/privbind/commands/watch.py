@@ -69,8 +69,6 @@ def run(call: Call) -> int:
             _loop(watch, out, ending, wanted, refused)
         except (BrokenPipeError, _Ended):
             pass  # nobody reads any more, or it was told to end
-        except OSError as error:
-            raise PrivbindError(f"cannot write {out.where}: {strerror(error)}") from error
         if not isinstance(out, _Json):
             say(f"{counted(watch.binds, 'bind')} seen, {watch.lost} lost", _PROGRAM)
     return 0
@@ -81,17 +79,17 @@ def _loop(watch: Watch, out: _Out, ending: _Ending, wanted: Callable[[Attempt], 
     if out.to_stdout:
         gone.register(_STDOUT, 0)  # errors alone: the end of a pipe that nobody reads any more
     with ending:
-        out.write(out.start(watch.path))
+        out.write([out.start(watch.path)])
     lost = 0
     while True:
         ended = ending.told
         binds = (bind for bind in watch.read(wanted) if not refused or bind.judgement.verdict in (REFUSED, NOT_BOUND))
         while some := list(map(out.bind, islice(binds, _AT_ONCE))):
             with ending:
-                out.write(b"".join(some))
+                out.write(some)
         if watch.lost > lost:
             with ending:
-                out.write(out.lost(watch.lost - lost, watch.lost))
+                out.write([out.lost(watch.lost - lost, watch.lost)])
             lost = watch.lost
         if ended or gone.poll(_INTERVAL_MS):
             return
@@ -146,7 +144,6 @@ def _filter(call: Call) -> Callable[[Attempt], bool]:
 class _Out:
     """A way to say it."""
 
-    where = "to standard output"
     to_stdout = True
 
     def __init__(self) -> None:
@@ -166,10 +163,14 @@ class _Out:
         say(f"{counted(more, 'bind')} lost: too many at once ({total} in all)", _PROGRAM)
         return b""
 
-    def write(self, text: bytes) -> None:
-        """Write it. Raises OSError."""
-        if text:
-            write_all(_STDOUT, text)
+    def write(self, parts: list[bytes]) -> None:
+        """Write them. Raises BrokenPipeError where nobody reads any more, and PrivbindError."""
+        try:
+            write_all(_STDOUT, b"".join(parts))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise PrivbindError(f"cannot write to standard output: {strerror(error)}") from error
 
     def user(self, uid: int) -> str:
         """A user's name, the number for one without."""
@@ -341,7 +342,6 @@ def _lines_or_table() -> _Out:
 
 
 class _Journal(_Out):
-    where = "to the journal"
     to_stdout = False
 
     def __init__(self) -> None:
@@ -356,13 +356,18 @@ class _Journal(_Out):
             ) from error
 
     def start(self, path: str) -> bytes:
-        self._send("start", f"watching binds of reserved ports below cgroup '{path}'", _INFO)
-        return b""
+        return self._entry("start", f"watching binds of reserved ports below cgroup '{path}'", _INFO)
 
     def lost(self, more: int, total: int) -> bytes:
         text = f"{counted(more, 'bind')} lost: too many at once ({total} in all)"
-        self._send("lost", text, _WARNING, ("PRIVBIND_LOST", str(more)))
-        return b""
+        return self._entry("lost", text, _WARNING, ("PRIVBIND_LOST", str(more)))
+
+    def write(self, parts: list[bytes]) -> None:
+        try:
+            for part in parts:
+                self._journal.send(part)
+        except OSError as error:
+            raise PrivbindError(f"cannot write to the journal: {strerror(error)}") from error
 
     def bind(self, bind: Bind) -> bytes:
         found = values(bind, self.user(bind.process.uid))
@@ -380,11 +385,13 @@ class _Journal(_Out):
         process = bind.process
         who = f"{process.program or process.name}, process {process.pid} of {self.user(process.uid)}"
         message = "; ".join(filter(None, (f"{what(bind)} {_WORDS[bind.judgement.verdict]}: {who}", by(bind))))
-        self._send(bind.judgement.verdict, message, _PRIORITIES[bind.judgement.verdict], *fields)
-        return b""
+        return self._entry(bind.judgement.verdict, message, _PRIORITIES[bind.judgement.verdict], *fields)
 
-    def _send(self, verdict: str, message: str, priority: str, *fields: tuple[str, str]) -> None:
-        self._journal.send(
+    @staticmethod
+    def _entry(verdict: str, message: str, priority: str, *fields: tuple[str, str]) -> bytes:
+        from ..linux.journal import entry
+
+        return entry(
             [
                 ("MESSAGE", printable(message)),
                 ("MESSAGE_ID", MESSAGE_ID),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ..grant import counters, record
 from ..grant.grant import Grant
 from ..grant.holder import COMMAND
-from ..grant.policy import Policy, PolicyError, Ports, Rule, unmapped
+from ..grant.policy import Policy, Ports, Rule, unmapped
 from ..linux import bpf, capabilities, network, procfs
 from ..mechanisms.bpf import compiler
 from ..standing import load, program, text
@@ -207,7 +207,7 @@ class Reader:
                     others.append(known.name)
             except FileNotFoundError:
                 continue  # it was taken off just now
-            except (ValueError, PolicyError) as error:
+            except (KeyError, ValueError) as error:
                 unseen.append(f"a grant that makes no sense: {error}")
         return Found(tuple(rights), tuple(others), tuple(unseen))
 

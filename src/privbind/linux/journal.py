@@ -33,9 +33,8 @@ class Journal:
             self._socket.close()
             raise
 
-    def send(self, fields: list[tuple[str, str]]) -> None:
-        """Write an entry; wait while the journal is busy. Raises OSError."""
-        data = entry(fields)
+    def send(self, data: bytes) -> None:
+        """Write an `entry`; wait while the journal is busy. Raises OSError."""
         try:
             self._socket.sendmsg((data,), (), MSG_NOSIGNAL)
         except ConnectionRefusedError:
