@@ -109,7 +109,8 @@ def become(
     Raises TypeError for an argument of another type; PolicyError for a rule, a port or a limit that means nothing;
     UsageError for an account that cannot be taken, or a process that cannot take it (without privilege, a second time,
     with an io_uring ring, with threads that would keep something); UnsupportedError when the mechanism asked for does
-    not fit, NoMechanismError when none does; PrivbindError when a step fails. Then this process is as it was.
+    not fit, NoMechanismError when none does; PrivbindError when a step fails. Then this process is as it was, but for
+    what docs/python.md says cannot be undone: a filter, no_new_privs, and that it could be dumped.
 
     Raises NotUndoneError when a step fails from which there is no way back. Then end this process.
 

@@ -18,7 +18,7 @@ from privbind.request import resolve
 
 from ..harness.budget import rounds
 from ..harness.cases import CASES, OCCUPIED, OCCUPY, Bind, Case
-from ..harness.host import NOBODY, Host, Result, python, read_line, status_of, wait_for
+from ..harness.host import NOBODY, TIMEOUT_S, Host, Result, python, read_line, status_of, wait_for
 from ..harness.launches import launches_in, leftover
 from ..harness.pythons import packages_of, pythons, reachable
 
@@ -212,7 +212,7 @@ def test_every_thread(host: Api, mechanism: str, when: str) -> None:
         assert [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [kept] * 4
         assert status["NoNewPrivs"] == "0"
         assert status["Seccomp"] == ("2" if mechanism == "seccomp" else "0")
-    out, _ = process.communicate("go\n", timeout=60)
+    out, _ = process.communicate("go\n", timeout=TIMEOUT_S)
     other = "ok" if mechanism == "ambient" else "EACCES"
     assert json.loads(out) == [[-1, -1, -1, -1, "ok", other]] * 4
     assert process.returncode == 0
