@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .host import TIMEOUT_S
 from .install import ROOT
 
 _TESTS = ROOT / "tests"
@@ -44,5 +45,5 @@ def run_inner(
         str(copy),
     ]
     return subprocess.run(
-        command, cwd=folder, env=environment | changes, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=folder, env=environment | changes, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )

@@ -129,7 +129,7 @@ def _copy_test_packages(folder: Path) -> None:
     installed = Path(sysconfig.get_path("purelib"))
     for name in (*_TEST_PACKAGES, "_pytest"):
         shutil.copytree(installed / name, folder / name, ignore=_NOT_TO_COPY)
-    for pattern in ("py.py", "pytest-*.dist-info"):
+    for pattern in ("py.py", "pytest-*.dist-info", "pluggy-*.dist-info"):
         for path in installed.glob(pattern):
             copy: Callable[[Path, Path], object] = shutil.copytree if path.is_dir() else shutil.copy
             copy(path, folder / path.name)

@@ -33,10 +33,8 @@ ROWS = {
     "`-r`: SO_REUSEPORT": (LAUNCHES, ["{root}/test_reuse_port.py"]),
     "programs: static, threads, vfork, i386": (PROGRAMS, ["{root}/test_programs.py", "{root}/test_bpf_programs.py"]),
     "the command's privileges": (LAUNCHES, ["{root}/test_privileges.py", "{root}/test_ambient.py"]),
-    "the helper and its sandbox": (
-        HELPERS,
-        ["{root}/test_helper.py", "{root}/test_seccomp_helper.py", "{root}/test_seccomp_kills.py"],
-    ),
+    "the helper and its sandbox": (HELPERS, ["{root}/test_helper.py", "{root}/test_seccomp_helper.py"]),
+    "kills by seccomp filters are noticed": (PROGRAMS, ["{root}/test_seccomp_kills.py"]),
     "bpf: binds, cgroups, placement": (
         BPF,
         ["{root}/test_bpf_binds.py", "{root}/test_bpf_cgroups.py", "{root}/test_placement.py"],
