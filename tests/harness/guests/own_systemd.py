@@ -50,8 +50,9 @@ class OwnSystem(System):
         self.units = _UNITS
         self._there = set(_UNITS.iterdir()) if _UNITS.exists() else set()
         _UNITS.mkdir(exist_ok=True)
-        _SITE.unlink(missing_ok=True)
-        _SITE.symlink_to(site)
+        _SITE.mkdir(exist_ok=True)
+        # Not a link: it is below /tmp, which units may have one of their own of.
+        subprocess.run(["mount", "--bind", site, _SITE], check=True)
         self.cgroup = os.open("/sys/fs/cgroup", os.O_RDONLY)
 
     def run(self, argv: list[str]) -> Result:
@@ -73,4 +74,4 @@ class OwnSystem(System):
                 path.unlink()
         self.control("daemon-reload")
         os.close(self.cgroup)
-        _SITE.unlink()
+        subprocess.run(["umount", _SITE], check=True)
