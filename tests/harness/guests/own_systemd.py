@@ -34,10 +34,10 @@ class _ThisMachine(Machine):
 
     def __init__(self) -> None:  # pylint: disable=super-init-not-called
         self.privbind = "/opt/privbind/bin/privbind"
-        self.path = os.environ["PATH"]
+        self.path = f"/usr/local/sbin:{os.environ['PATH']}"
         self.pid = os.getpid()
         self.root = Path("/")
-        self.enter = ["env"]
+        self.enter = ["env", f"PATH={self.path}"]
         self._started = []
 
 
