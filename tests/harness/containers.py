@@ -201,6 +201,16 @@ class Runtime:
         return binds(found)
 
 
+def podman(node: Node, *words: object, **options: Any) -> Result:
+    """Run podman, with all its state in the test's folder."""
+    place = node.folder / "podman"
+    places = (f"--root={place}/root", f"--runroot={place}/run", f"--tmpdir={place}/tmp")
+    return node.run(
+        ["podman", *places, "--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=none", *words],
+        **options,
+    )
+
+
 def oci_layout(node: Node, annotations: dict[str, str]) -> Path:
     """An image of the node's root file system with these annotations in its manifest, as a folder."""
     place = node.folder / "image"

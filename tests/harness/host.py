@@ -149,10 +149,11 @@ class Host:
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         given = options.pop("input", None)
+        timeout = options.pop("timeout", TIMEOUT_S)
         if given is not None:
             options["stdin"] = subprocess.PIPE
         process = self.popen(argv, **options)
-        out, err = process.communicate(given, timeout=TIMEOUT_S)
+        out, err = process.communicate(given, timeout=timeout)
         return Result(process.returncode, out or "", err or "")
 
     def plain(self, argv: Sequence[object], **options: Any) -> Result:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..harness.containers import NOTHING, RAN, TCP_80, TRY, UID, Node, Runtime, binds, oci_layout
+from ..harness.containers import NOTHING, RAN, TCP_80, TRY, UID, Node, Runtime, binds, oci_layout, podman
 from ..harness.host import Result
 from ..harness.needs import need
 
@@ -221,20 +221,8 @@ class TestPodman:
     )
 
     def podman(self, node: Node, *words: object) -> Result:
-        """Run podman, with all its state in the test's folder."""
-        place = node.folder / "podman"
-        return node.run(
-            [
-                "podman",
-                f"--root={place}/root",
-                f"--runroot={place}/run",
-                f"--tmpdir={place}/tmp",
-                "--storage-driver=vfs",
-                "--cgroup-manager=cgroupfs",
-                "--events-backend=none",
-                *words,
-            ]
-        )
+        """Run podman."""
+        return podman(node, *words)
 
     def run(
         self, node: Node, runtime: str, *options: str, args: str = TRY, image: object = None, hooks: object = None

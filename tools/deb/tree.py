@@ -53,9 +53,12 @@ def architecture() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 
-def tree(suite: str, packages: tuple[str, ...]) -> Path:
-    """A Debian of this suite with these packages, made anew where there is none of this week."""
-    arch = architecture()
+def tree(suite: str, packages: tuple[str, ...], arch: str = "") -> Path:
+    """A Debian of this suite with these packages, made anew where there is none of this week.
+
+    Of another architecture (``arch``) the packages are unpacked only, and none of their programs is run.
+    """
+    arch = arch or architecture()
     known = repr((suite, packages, _LEFT_OUT, _VERSION, arch))
     place = CACHE / f"{suite}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
     if place.exists() and time.time() - place.stat().st_mtime < _FRESH_S:
@@ -64,13 +67,21 @@ def tree(suite: str, packages: tuple[str, ...]) -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tree-", dir=CACHE) as folder:
         made = Path(folder) / "tree"
+        how = ["--variant=minbase"]
+        if arch != architecture():
+            how = ["--variant=extract", "--include=?essential", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"]
         run(
-            *("env", f"TMPDIR={folder}", "mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={arch}"),
+            *("env", f"TMPDIR={folder}", "mmdebstrap", "--quiet", *how, f"--architectures={arch}"),
             f"--include={','.join(packages)}",
             '--aptopt=APT::Sandbox::User "root"',
             *(f"--dpkgopt=path-exclude=/{pattern}" for pattern in _LEFT_OUT),
             # So that what is installed here later has all its files, and no server is started.
             "--customize-hook=rm -f $1/etc/dpkg/dpkg.cfg.d/*mmdebstrap*",
+            # Who the users are, where base-passwd's own scripts have not said so.
+            *(
+                f"--customize-hook=[ -e $1/etc/{name} ] || cp $1/usr/share/base-passwd/{name}.master $1/etc/{name}"
+                for name in ("passwd", "group")
+            ),
             *("--format=directory", suite, made, "-"),
             given=sources.encode(),
         )

@@ -36,16 +36,19 @@ def mirrors() -> dict[bool, str]:
 class Archive:
     """Some suites of Debian, for one architecture."""
 
-    def __init__(self, suites: tuple[str, ...], arch: str) -> None:
-        """Read the lists of packages. A suite that is not there is passed over as long as another is."""
+    def __init__(self, suites: tuple[str, ...], arch: str, kind: str = "deb") -> None:
+        """Read the lists of packages. A suite that is not there is passed over as long as another is.
+
+        ``kind`` is "deb", or "deb-src" for source packages.
+        """
         self.arch = arch
-        self._folder = CACHE / "apt" / f"{'+'.join(suites)}-{arch}"
+        self._folder = CACHE / "apt" / f"{'+'.join(suites)}-{arch}{kind.removeprefix('deb')}"
         for name in ("lists/partial", "cache/archives/partial"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         (self._folder / "status").touch()
         sites = mirrors()
         self.sources = [
-            f"deb [arch={arch} signed-by={_KEYS}] {site} {suite} main"
+            f"{kind} [arch={arch} signed-by={_KEYS}] {site} {suite} main"
             for suite in suites
             if (site := sites[suite.endswith("-security")])
         ]
@@ -91,6 +94,10 @@ class Archive:
     def download(self, packages: list[str], folder: Path) -> None:
         """Fetch these packages into a folder."""
         self._apt("apt-get", "download", *packages, cwd=folder)
+
+    def download_source(self, packages: list[str], folder: Path) -> None:
+        """Fetch the parts of these source packages into a folder."""
+        self._apt("apt-get", "source", "--download-only", *packages, cwd=folder)
 
     def unpack(self, packages: list[str], folder: Path) -> None:
         """Fetch these packages, and unpack their files into a folder."""

@@ -42,7 +42,7 @@ def make(arch: str, wheel: Path, folder: Path) -> Path:
     tree = folder / "tree"
     home = tree / HOME
     home.mkdir(parents=True)
-    _install(wheel if native(arch) else _foreign_wheel(arch, folder / "wheel"), tree / INSTALLED)
+    install(wheel if native(arch) else _foreign_wheel(arch, folder / "wheel"), tree / INSTALLED)
     for name in ("src", "tests", "packaging", "launcher", "tools", "docs"):
         shutil.copytree(PROJECT / name, home / name, ignore=_NOT_TO_COPY)
     shutil.copy(PROJECT / "pyproject.toml", home)
@@ -89,7 +89,7 @@ def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def _install(wheel: Path, prefix: Path) -> None:
+def install(wheel: Path, prefix: Path) -> None:
     """Install a wheel as pip does, also one for another machine."""
     usual, *others = ROOT_PYTHONS
     packages = prefix / f"lib/python{usual}/site-packages"
