@@ -23,6 +23,13 @@ NOT_SOURCE = shutil.ignore_patterns(
 PROGRAMS = ROOT / "tests/programs"
 SOURCE = ROOT / "src"
 
+MODULES = {
+    str(path.relative_to(SOURCE))
+    for path in (SOURCE / "privbind").rglob("*")
+    if path.is_file() and not {"__pycache__", "_preload"} & {*path.parts}
+}
+"""The files of the package, as an installation has them below its own folder."""
+
 
 def _world_python() -> str:
     if wanted := os.environ.get("PRIVBIND_TEST_PYTHON"):

@@ -16,7 +16,7 @@ from privbind import __version__
 
 from ..harness.debian import Built, Debian, repacked
 from ..harness.host import BIND_WHEN_TOLD, MANY, TIMEOUT_S, helper_of, read_line, tell
-from ..harness.install import ROOT, SOURCE, run
+from ..harness.install import MODULES, ROOT, run
 from ..harness.readme import DRIVER, EXAMPLE_SAYS, block
 
 PYTHON = "/usr/bin/python3"
@@ -50,7 +50,6 @@ def expected(built: Built) -> set[str]:
     """Every file that the package has to have."""
     units = [f"{path.name}" for path in (ROOT / "packaging/systemd").iterdir()]
     usr = "" if built.suite == "bookworm" else "/usr"
-    modules = [path.relative_to(SOURCE) for path in (SOURCE / "privbind").rglob("*.py")]
     examples = [path for name in ("openrc", "kubernetes") for path in (ROOT / "packaging" / name).iterdir()]
     texts = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "SECURITY.md"]
     return {
@@ -58,8 +57,7 @@ def expected(built: Built) -> set[str]:
         *PROGRAMS,
         f"/usr/lib/{platform.machine()}-linux-gnu/privbind/libprivbind.so",
         "/usr/share/privbind/privbind/_preload/libprivbind.so",
-        *(f"/usr/share/privbind/{module}" for module in modules),
-        "/usr/share/privbind/privbind/py.typed",
+        *(f"/usr/share/privbind/{module}" for module in MODULES),
         LINKED,
         "/usr/share/privbind/hooks.d/privbind.json",
         "/usr/share/python3/runtime.d/privbind.rtupdate",
