@@ -29,9 +29,7 @@ mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
 printf %s "$REGISTER" >/proc/sys/fs/binfmt_misc/register
 ip link set lo up
 mount --bind "$TREE" "$TREE"
-mount -t tmpfs tmpfs "$TREE/opt"
-mkdir "$TREE/opt/privbind"
-mount --bind "$PREFIX" "$TREE/opt/privbind"
+mount --bind "$PREFIX" "$TREE/home"
 mount --rbind /proc "$TREE/proc"
 cd "$TREE"
 exec chroot . sh -c "$SCRIPT"
@@ -41,10 +39,10 @@ exec chroot . sh -c "$SCRIPT"
 SCRIPT = f"""
 cd /
 uname -m
-/opt/privbind/bin/privbind --version
+/home/bin/privbind --version
 setpriv --reuid=65534 --regid=65534 --clear-groups python3 -I -c '{MANY}' 80 81
-/opt/privbind/bin/privbind -u nobody --via ambient -- /usr/bin/python3 -I -c '{MANY}' 80 81
-/opt/privbind/bin/privbindctl doctor --json
+/home/bin/privbind -u nobody --via ambient -- /usr/bin/python3 -I -c '{MANY}' 80 81
+/home/bin/privbindctl doctor --json
 """
 
 

@@ -77,14 +77,12 @@ def tree(suite: str, packages: tuple[str, ...], arch: str = "") -> Path:
             *(f"--dpkgopt=path-exclude=/{pattern}" for pattern in _LEFT_OUT),
             # So that what is installed here later has all its files, and no server is started.
             "--customize-hook=rm -f $1/etc/dpkg/dpkg.cfg.d/*mmdebstrap*",
-            # Who the users are, where base-passwd's own scripts have not said so.
-            *(
-                f"--customize-hook=[ -e $1/etc/{name} ] || cp $1/usr/share/base-passwd/{name}.master $1/etc/{name}"
-                for name in ("passwd", "group")
-            ),
             *("--format=directory", suite, made, "-"),
             given=sources.encode(),
         )
+        for name in ("passwd", "group"):
+            if not (made / "etc" / name).exists():  # base-passwd's own scripts would have made them
+                shutil.copy(made / f"usr/share/base-passwd/{name}.master", made / "etc" / name)
         made.touch()
         shutil.rmtree(place, ignore_errors=True)
         made.rename(place)
