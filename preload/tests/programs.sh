@@ -39,7 +39,7 @@ try trybind 'ok .*' 'EACCES' tcp 4 127.0.0.1 80 udp 4 0.0.0.0 80 tcp 6 ::1 81 ud
 try threads 'ok 800' 'EACCES 800' 4 200
 try procs 'ok 800' 'EACCES 800' 4 200
 try daemon 'ok' 'EACCES'
-try signals "ok 500|handler-ok $n" "EACCES 500|handler-EACCES $n" 500
+try signals "ok 500|handler-ok $n" "EACCES 500|handler-EACCES $n" 500 1000
 try forkthread "ok $n|child-ok 50" "EACCES $n|child-EACCES 50" 50
 try killed 'ok 50' 'EACCES 50' 50
 kept='(dup2|fcntl|close) kept'
