@@ -13,9 +13,10 @@ from .stated import FEATURES
 MECHANISMS = ("bpf", "seccomp", "preload", "ambient")
 _HEAD = """# Kernels
 
-What privbind does on kernels that people run, written by `make test-kernels` from what its guests said: Debian's own
-kernels under qemu, with Debian 12 around them. Every number is a count of tests that passed there; what is not tried
-says why. What each kernel must offer is in `tests/harness/guests/stated.py`; a run fails when it offers less, or more.
+What privbind does on the kernels that people run. `make test-kernels` writes this page from the results of its guests:
+Debian's own kernels under qemu, with Debian 12 as their system. Every number is a count of tests that passed there;
+where nothing was tried, the page says why. `tests/harness/guests/stated.py` says what each kernel must offer; a run
+fails when a kernel offers less, or more.
 """
 
 
@@ -82,11 +83,11 @@ def page(runs: list[dict[str, Any]]) -> str:
                 by_reason[column, why] = None
     lines += [
         "",
-        "A question mark is a thing that no run has tried yet. A dash is one that is not to be tried:",
+        "A question mark means that no run has tried this yet. A dash means that it is not to be tried:",
         "",
         *(f"- on {column}: {why}" for column, why in by_reason),
     ]
-    lines += ["", "Tests of these files that are for no guest, by words in their names:", ""]
+    lines += ["", "Tests of these files that no guest runs, by words in their names:", ""]
     lines += [f"- {words.replace(' or ', ', ')}: {why}" for words, why in LEFT_OUT.items()]
     if skipped := _skipped(by_cell):
         lines += ["", "Skipped there, and why:", "", *skipped]
