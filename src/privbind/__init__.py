@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """privbind: run a program as an unprivileged user who may bind exactly the reserved ports granted.
 
-For Python programs: `become` takes the account in this process, `command` makes the command line that starts another
+For Python programs: `become` makes this process run as the user, `command` makes the command line that starts another
 program, `may_bind` asks whether this process may bind, and `explain` why. docs/python.md has recipes. Importing this
-package loads nothing else of it and makes no system call of its own; what is asked for is loaded then.
+package loads none of its modules and makes no system call of its own; a name is loaded when it is first used.
 """
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # which knows the names from above, and that there are no others
+if not TYPE_CHECKING:  # type checkers have the names from above, and are to know that there are no others
 
     def __getattr__(name: str) -> object:
         """Load what is public when it is first asked for."""

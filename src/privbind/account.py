@@ -158,7 +158,7 @@ class FileAccess:
             try:
                 self._leave()
             except OSError:
-                pass  # whoever hears of the first error ends, whatever ids are left
+                pass  # this process ends because of the first error, whatever ids it has by then
             raise PrivbindError(f"cannot look at files as {self._account}: {strerror(error)}") from error
         return self
 
@@ -178,8 +178,8 @@ class FileAccess:
 def become(account: Account, keep: tuple[int, ...] = ()) -> None:
     """Become the account for good, with no capability but ``keep`` (permitted and effective), and check that.
 
-    Groups first, then gid, then uid: each step needs a privilege that the next gives up. The C library takes all of its
-    threads along for these; capabilities and the session keyring are those of the calling thread.
+    Groups first, then gid, then uid: each step needs a privilege that the next gives up. The C library makes these
+    changes in all of its threads; capabilities and the session keyring change in the calling thread alone.
 
     Raises PrivbindError with everything as it was, or NotUndoneError once the uid is another.
     """
@@ -194,8 +194,8 @@ def become(account: Account, keep: tuple[int, ...] = ()) -> None:
             prctl.set_keep_capabilities(True)
         posix.setresuid(account.uid, account.uid, account.uid)
         step = "capabilities"
-        # Leaving uid 0 clears them, but only that: one who starts with ambient capabilities, or with the securebit
-        # that turns this off, would keep them.
+        # Leaving uid 0 clears them, but a process that is not uid 0 and has ambient capabilities would keep them, and
+        # so would one with the securebit that turns this off.
         prctl.clear_ambient()
         kept = capabilities.mask(*keep)
         capabilities.put(kept, kept, 0)
@@ -218,7 +218,7 @@ def become(account: Account, keep: tuple[int, ...] = ()) -> None:
 
 
 def _take_back(groups: list[int], gids: tuple[int, int, int], keep: tuple[int, ...]) -> None:
-    """Have the groups again that this process had, which still has the privilege for that."""
+    """Give this process the groups back that it had, while it still has the privilege for that."""
     try:
         if keep:
             prctl.set_keep_capabilities(False)

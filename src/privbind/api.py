@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What Python programs call: `become`, `command`, `may_bind`, `explain`, and the types and errors that they meet there.
 
-The arguments are those of the command line under the same names, and what is wrong with them is said in the same
-sentences, as exceptions. Nothing here prints, logs or exits.
+The arguments have the names of the command line's options, and errors in them have the same texts, but are raised as
+exceptions. Nothing here prints, logs or exits.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = (
 )
 
 _PLACES = ("/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin")
-"""Where a system's package has its commands, or the administrator a link to them."""
+"""Where a distribution's package puts commands, or the administrator a link to one."""
 
 _became: Status | None = None
 
@@ -106,7 +106,7 @@ def become(
     ``set_home`` sets HOME, USER, LOGNAME and SHELL in os.environ. With ``no_new_privs`` this process and its children
     gain nothing by setuid programs.
 
-    Raises TypeError for an argument of another type; PolicyError for a rule, a port or a limit that means nothing;
+    Raises TypeError for an argument of another type; PolicyError for a rule, a port or a limit that is not valid;
     UsageError for an account that cannot be taken, or a process that cannot take it (without privilege, a second time,
     with an io_uring ring, with threads that would keep something); UnsupportedError when the mechanism asked for does
     not fit, NoMechanismError when none does; PrivbindError when a step fails. Then this process is as it was, but for
@@ -117,7 +117,7 @@ def become(
     Needs CAP_SETUID and CAP_SETGID, and what the mechanism needs; root has all. See capabilities(7), credentials(7),
     and docs/python.md.
     """
-    # What may be asked afterwards is loaded now: the account may not be able to read these files.
+    # What may be needed afterwards is loaded now: the account may not be able to read these files.
     from . import inprocess, launch
     from .inspect import may_bind as _  # noqa: F401
     from .request.program import Program
@@ -210,10 +210,11 @@ def command(
 def may_bind(rule: str | Rule | Policy | Iterable[str | Rule]) -> bool:
     """Whether this process may bind all that a rule means, now, by whichever right.
 
-    The kernel is asked by doing, and no port is touched: whether it is in use does not count. Ports that are not
-    reserved here may always be bound. Of a rule for a network its first and last addresses are asked for.
+    The kernel is asked by binds that cannot succeed, so no port is touched, and whether one is in use does not count.
+    Ports that are not reserved here may always be bound. For a rule with a network, its first and last addresses are
+    tried.
 
-    Raises TypeError, PolicyError for a rule that means nothing, and PrivbindError where the kernel cannot be asked.
+    Raises TypeError, PolicyError for a rule that is not valid, and PrivbindError where the kernel cannot be asked.
     """
     from .inspect.may_bind import refused
     from .linux.sockets import port_start
@@ -232,11 +233,11 @@ def explain(
 
     ``user`` (a name or a uid) asks for a process of that user's that is started here, ``pid`` for another process.
     What comes back has the text of ``privbindctl explain`` in ``text()`` and the values of its JSON in ``values()``;
-    its ``verdict`` is one word. Changes nothing and touches no port, but forks a child that asks. Root sees all; what
-    others cannot see, the answer says.
+    its ``verdict`` is one word. Changes nothing and touches no port, but forks a child that asks the kernel. Root sees
+    everything; for others, the answer says what could not be seen.
 
-    Raises TypeError, PolicyError for a rule that means nothing, UsageError for a user or process that there is not, and
-    PrivbindError.
+    Raises TypeError, PolicyError for a rule that is not valid, UsageError for a user or process that does not exist,
+    and PrivbindError.
     """
     from .inspect import explain as answer
 
@@ -280,7 +281,7 @@ def _words(
 
 
 def _rules(allow: object) -> list[str]:
-    """Rules as texts. Raises TypeError, and PolicyError for none: nothing must not be taken for everything."""
+    """Rules as texts. Raises TypeError, and PolicyError for an empty list, which must not come to mean every port."""
     if isinstance(allow, Policy):
         return [str(allow)]
     rules = [str(rule) for rule in _each("allow", allow, str, Rule)]

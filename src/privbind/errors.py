@@ -61,11 +61,11 @@ class NotUndoneError(PrivbindError):
 class UnsupportedError(PrivbindError):
     """A mechanism that this host does not offer, or that cannot honour this request exactly.
 
-    ``mechanism`` is its name; ``missing`` are the capabilities that are all it lacks, by name.
+    ``mechanism`` is its name; ``missing`` names the capabilities that it lacks, where it lacks nothing else.
     """
 
     def __init__(self, mechanism: str, reason: str, remedy: str = "", missing: tuple[str, ...] = ()) -> None:
-        """Keep all apart, so that a caller can tell of several mechanisms."""
+        """Keep the parts apart, so that a caller can report on several mechanisms."""
         super().__init__(reason, remedy)
         self.mechanism = mechanism
         self.missing = missing

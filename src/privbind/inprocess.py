@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The launch of a program that runs already: this process takes the account itself, with no exec to wipe what it was.
+"""A launch inside a program that runs already: this process becomes the account itself, without an exec.
 
-So everything that exec would have ended has to be looked at before: other threads, whose ids the C library changes but
-whose capabilities only they can change, and io_uring rings, whose threads in the kernel stay who made them.
+So what an exec would have ended is checked beforehand: other threads, whose ids the C library changes but whose
+capabilities only they themselves can change, and io_uring rings, whose threads in the kernel keep the ids and
+capabilities of the process that made them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .request import Request
 
 _TAKES_THREADS = ("bpf",)
-"""The mechanisms that hold for all threads: a cgroup is a process's, a filter or a capability a thread's."""
+"""The mechanisms that hold for all threads: whole processes are in a cgroup, a filter or a capability is a thread's."""
 
 _KEEPING = prctl.SECBIT_NO_SETUID_FIXUP | prctl.SECBIT_KEEP_CAPS
 _BEFORE_THREADS = "call become before threads start"
@@ -64,7 +65,7 @@ def _other_threads() -> dict[int, dict[str, str]]:
 
 
 def _check(request: Request, others: dict[int, dict[str, str]]) -> None:
-    """Raise UsageError for what could not become the account with this thread."""
+    """Raise UsageError for anything in this process that could not become the account together with this thread."""
     if rings := procfs.rings():
         raise UsageError(
             f"this process has an io_uring ring ({rings[0]}), whose thread in the kernel would keep every privilege",
@@ -125,7 +126,7 @@ def _take(request: Request, choice: Choice) -> None:
 
 
 def _verify_threads(request: Request) -> None:
-    """Check that no other thread is anything else. Raises NotUndoneError."""
+    """Check that every other thread has become the account as well. Raises NotUndoneError."""
     wanted = request.command.account
     ids = {"Uid": [str(wanted.uid)] * 4, "Gid": [str(wanted.gid)] * 4}
     sets = dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapAmb"), 0)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     """Takes one line of the story that ``-v`` prints."""
 
 _CHANGED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
-"""What the interpreter ignores from its start (Python/pylifecycle.c); its SIGINT handler ends with exec."""
+"""Signals that the interpreter ignores from its start (Python/pylifecycle.c). Its SIGINT handler ends with exec."""
 
 
 @value
@@ -43,7 +43,7 @@ class Choice:
 
 
 def plan(request: Request) -> Choice:
-    """The mechanism that a launch would take, as far as can be told without making one ready. Raises as `prepare`."""
+    """The mechanism that a launch would take, as far as can be told without preparing one. Raises as `prepare` does."""
 
     def probe(mechanism: Mechanism) -> Prepared:
         mechanism.probe(request.grant, request.site, request.command)
@@ -78,7 +78,7 @@ def choose(request: Request, attempt: Callable[[Mechanism], Prepared]) -> Choice
 
 
 def holder_of(request: Request) -> Holder:
-    """Whose grant a launch's is: this process's, as the account."""
+    """The holder of a launch's grant: this process, as the account."""
     account = request.command.account
     user = account.name or str(account.uid)
     return Holder(user, account.uid, account.gid, request.command.argv, posix.getpid(), int(time()))
@@ -97,7 +97,7 @@ def _asks_for_reserved(request: Request) -> bool:
 
 
 def warnings(request: Request, choice: Choice) -> list[str]:
-    """What the user should know unasked: what every program may do anyway here, and a grant wider than others."""
+    """What to warn of: a grant wider than other mechanisms give, and ports that every program may bind here."""
     found = []
     if request.via == AUTO and choice.name == "ambient":
         found.append("ambient is all that fits: the command holds CAP_NET_BIND_SERVICE itself (-v tells why)")
@@ -116,7 +116,7 @@ def warnings(request: Request, choice: Choice) -> list[str]:
 
 
 def _need_no_grant(rules: list[Rule], start: int) -> str:
-    """That rules name ports that everybody has, in words; some of their ports may be reserved."""
+    """Say that these rules name ports that need no grant; others of their ports may be reserved."""
     named = ",".join(map(str, rules))
     if any(rule.ports.low < start for rule in rules):
         return f"not every port of {named} needs a grant"
@@ -148,7 +148,7 @@ def start(request: Request, choice: Choice, ignored_signals: int, tell: Tell) ->
 def execute(command: Command, environment: list[bytes], ignored_signals: int) -> None:
     """Become the command, as whoever this process is. Returns only by raising PrivbindError.
 
-    ``ignored_signals`` is as `launch` takes it.
+    ``ignored_signals`` is as `start` takes it.
     """
     for number in _CHANGED_BY_PYTHON:
         if not ignored_signals >> (number - 1) & 1:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from _struct import Struct
 
 GRANTED, REFUSED, BOUND = range(3)
-"""Their places: reserved binds that the grant covers, those that it does not, and how many of the first succeeded.
+"""The counters by index: reserved binds that the grant covers, those that it does not, how many of the first succeeded.
 
 Under bpf the last one is counted only where there is a limit.
 """

@@ -46,7 +46,7 @@ class Allow:
 
 @value
 class Share:
-    """The bind is the kernel's business, but the grant names its port: SO_REUSEPORT is to be set first."""
+    """The kernel decides about the bind, but the grant names its port: SO_REUSEPORT is to be set first."""
 
     port: int
 
@@ -66,7 +66,7 @@ NO_RULE = Deny("no rule permits it")
 LIMIT_REACHED = Deny("all binds of the limit are used up")
 
 REFUSALS = (NO_RULE, LIMIT_REACHED)
-"""The reasons for which a bind counts as refused; the others mean that it is none of the grant's business."""
+"""The reasons for which a bind counts as refused; the others mean that the grant does not concern it."""
 
 
 def may_concern(grant: Grant, site: Site, address: bytes) -> bool:

@@ -51,7 +51,7 @@ def number(text: str, low: int, high: int, what: str) -> int:
 
 
 class PolicyError(ValueError):
-    """A rule, a port list or a limit that means nothing."""
+    """A rule, a list of ports or a limit that is not valid."""
 
 
 @value

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-r"""How a grant describes itself: the text that the kernel keeps as long as the grant, so that no file has to. Pure.
+r"""A grant's record: the text that describes it, kept in memory as long as the grant, so no file is needed. Pure.
 
-Under bpf it is in a frozen map beside the programs, under preload and seccomp in memory of the helper's. Either is
-called `NAME`.
+Under bpf it is in a frozen map beside the programs, under preload and seccomp in a memory file of the helper's. Either
+is called `NAME`.
 
 The first line is `MAGIC`, then comes a line ``NAME VALUE`` for each thing said. In a value, a backslash stands as
 ``\\`` and a line break as ``\n``; all else, the command's arguments above all, is there to the byte.
@@ -77,7 +77,7 @@ def encode(said: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def decode(text: bytes) -> list[tuple[str, bytes]]:
-    """What a record says. Raises ValueError for what is none."""
+    """What a record says. Raises ValueError for bytes that are no record."""
     first, *lines = text.split(b"\n")
     if first != MAGIC or lines[-1:] != [b""]:
         raise ValueError("not a record of a grant")

@@ -56,7 +56,7 @@ def _serve_one(channel: socket, answer: Callable[[Socket, bytes], bytes]) -> boo
         return not _hung_up(channel)
     descriptors = _descriptors(ancillary)
     try:
-        # A datagram or stream socket could lead to anybody's service: the reply would be a word of the helper's there.
+        # A datagram or stream socket could lead to any service, which would get the reply as a message of the helper's.
         if len(descriptors) == DESCRIPTORS and sockets.is_seqpacket(descriptors[1]):
             whole = not flags & (MSG_TRUNC | MSG_CTRUNC)
             target = Socket(descriptors.pop(0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the helper does about one bind: decide, count, set SO_REUSEPORT, bind. Both of its front doors do it by this."""
+"""What the helper does about one bind: decide, count, set SO_REUSEPORT, bind. `channel` and `supervisor` use it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Executor:
         self.site = site
         self.grant = grant
         self.shares = any(ports.high >= site.port_start for ports in grant.reuse_ports)
-        """Whether there can be a `Share`, for which no limit ends."""
+        """Whether there can be a `Share`, which is possible even when the limit is used up."""
         self._counters = counters
         self._binder = Binder(MAX_ADDRESS)
 

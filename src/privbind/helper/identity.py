@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Who the helper runs as: ids that are neither root's nor the command's, and that nothing else uses.
 
-A process of the same uid could stop, kill or limit the helper. So a number is looked at before it is taken, while the
-helper is still root's, and again afterwards, since two helpers may have looked at the same moment. Both looks ask the
-kernel for one number, so they cost the same on a crowded host, and nothing hides from them (hidepid, pid namespaces).
+A process of the same uid could stop, kill or limit the helper. So a number is checked before it is taken, while the
+helper is still root, and again afterwards, since two helpers may have checked it at the same moment. Both checks ask
+the kernel about one number, so they cost the same on a crowded host, and no process can hide from them (by hidepid or
+in a pid namespace).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _RANGES = (range(65533, 65519, -1), range(61183, 60577, -1))
 
 
 def is_helpers(uid: int) -> bool:
-    """Whether a uid is one of these numbers, which nobody but root becomes."""
+    """Whether a uid is one of these numbers, which only root can take."""
     return any(uid in numbers for numbers in _RANGES)
 
 
@@ -53,8 +54,8 @@ def take(account: Account, keep: tuple[int, ...]) -> None:
 def _candidates() -> list[int]:
     """All numbers, beginning at a place that differs from helper to helper.
 
-    So they seldom look at the same ones at the same moment, and beside hundreds of helpers few numbers are tried: to
-    tell of one that is used, the kernel looks at all processes.
+    So helpers seldom check the same number at the same moment, and even beside hundreds of helpers few numbers are
+    tried: for a number that is in use, the kernel has to look at all processes.
     """
     numbers = [number for numbers in _RANGES for number in numbers]
     first = posix.getpid() % len(numbers)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The helper's life: forked where nobody notices, stripped to what it needs, serving, and its end.
+"""The helper's life: it is forked unnoticed by the launching program, gives up what it does not need, serves, and ends.
 
-Taken over completely by what it reads, it can do what its capabilities allow and nothing else: it has no descriptor
-but its front door and /dev/null, no identity that owns anything, and a filter that lets it open nothing.
+Even if a request took it over completely, it could do only what its capabilities allow: it has no descriptors but those
+on which requests come and /dev/null, no identity that owns anything, and a filter that lets it open nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SYSTEM_CALLS = (
 _READY = b"ready"
 _MAX_STORY = 1024
 _PATIENCE_S = 30
-"""How long a launch waits for a helper: far more than a slow machine needs, and the end of it for a stopped one."""
+"""How long a launch waits for a helper: far more than a slow machine needs, and not for ever for a stopped helper."""
 _SILENT = b"it did not get ready within %d seconds (was it stopped?)" % _PATIENCE_S
 
 
@@ -63,9 +63,9 @@ def adopts_orphans() -> bool:
 class Job:
     """What a helper is started for.
 
-    ``serve`` answers requests until nobody can ask any more, or until it has no more to give. A helper that has to stay
-    all the same then gives up its capabilities, and ``refuse`` answers until nobody can ask; None where nobody would.
-    ``outlasts_limit`` says that it has to stay wherever it was started.
+    ``serve`` answers requests until nobody can ask any more, or until the limit of binds is used up. A helper that has
+    to stay nevertheless then gives up its capabilities, and ``refuse`` answers until nobody can ask any more (None
+    where nobody would ask). ``outlasts_limit`` says that it has to stay, wherever it was started.
 
     ``descriptors`` are those that it needs, ``capabilities`` those that it holds; ``account`` is the command's, whose
     ids it must not have. ``name`` is what ps(1) shows of it. ``system_calls`` and ``ioctls`` are what it needs besides
@@ -153,7 +153,7 @@ def _child(job: Job, story: int, stays: bool) -> None:
         parent = posix.pidfd_open(posix.getppid())
         keep = (*keep, parent)
     posix.setsid()
-    # Not posix.fork: in a program that goes on (privbind.become), what it has registered for forks is not for this one.
+    # Not posix.fork: inside a running program (privbind.become), its handlers for forks must not run in the helper.
     if not stays and process.fork_without_sigchld() != 0:
         return
     pid = posix.getpid()
@@ -185,7 +185,7 @@ def _wait_for_end(process: int) -> None:
 
 
 def _strip(job: Job, keep: tuple[int, ...]) -> None:
-    """Become nobody in particular, with no more than the job's capabilities."""
+    """Take ids that nothing else uses, and keep no capabilities but the job's."""
     process.close_all_but(keep)
     # Whatever the interpreter might ever print must not land in a socket of the command.
     try:

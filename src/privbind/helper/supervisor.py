@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """seccomp's supervisor: every bind(2) of the command waits in the kernel until it is answered here.
 
-What the command asked for is copied once and judged, and the copy is what is done: its memory may say something else
-a moment later, its descriptor may be another file. Whatever is not a granted bind of a reserved port, and whatever goes
-wrong here, is answered "continue": then the kernel decides with the command's own rights.
+What the command asked for is copied once, and the copy is judged and carried out: a moment later the command's memory
+may say something else, and its descriptor may be another file. Whatever is not a granted bind of a reserved port, and
+whatever goes wrong here, is answered "continue": then the kernel decides with the command's own rights.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = ("IOCTLS", "SETTLING_CALLS", "SYSTEM_CALLS", "Supervisor", "await_list
 def settle() -> None:
     """Give up the system calls that only the start needed.
 
-    With them, a process that was taken over could speak for others, through duplicates of their connections.
+    With them, a helper that was taken over could send and receive for other processes, on duplicates of their sockets.
     """
     seccomp.install(seccomp.deny(_ONLY_AT_FIRST))
 
@@ -75,8 +75,8 @@ class Supervisor:
     A thread that is interrupted by a signal may make its call again although it was answered: before Linux 5.19 always,
     and after it where the answer was faster than the signal (until "seccomp: Fix a race with WAIT_KILLABLE_RECV if the
     tracer replies too fast", 6.18 and stable kernels of late 2025; nothing tells whether a kernel has that). So what
-    was bound is remembered, and the same thread that asks for the same bind of a socket that has it is told again that
-    it succeeded.
+    was bound is remembered, and when the same thread asks again for the same bind of a socket that has the port
+    already, it is told again that the bind succeeded.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Supervisor:
         self._calls = {(call.arch, call.number): call for call in calls()}
         self._memory = Memory(MAX_ADDRESS)
         self._descriptors = Descriptors(leader_of)
-        # The latest binds that were done and counted; whether their maker is known not to have heard of it.
+        # The latest binds that were done and counted, and whether the answer is known not to have reached the thread.
         self._unsure: dict[_What, bool] = {}
 
     def serve(self) -> None:
@@ -164,7 +164,7 @@ class Supervisor:
                 return None
             error = self._executor.bind(target, address, decision.port)
             if not error:
-                # What was not bound before has no peer to wait for.
+                # It was not bound before, so it has no peer for which closing it could wait.
                 target.close()
             return error, what
         finally:

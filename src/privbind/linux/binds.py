@@ -46,7 +46,7 @@ class BindCall:
         return _SYS_BIND
 
     def arguments(self, args: tuple[int, ...], read: ReadMemory, tid: int) -> tuple[int, int, int]:
-        """The descriptor, the address's address and its length, as bind(2) would take them.
+        """The three arguments of bind(2): the descriptor, the pointer to the socket address, and its length.
 
         ``args`` are the registers of a thread; socketcall has its arguments in memory. Raises OSError when that cannot
         be read.
@@ -57,7 +57,7 @@ class BindCall:
 
 
 def _int(register: int) -> int:
-    """A register as the C int that the kernel takes of it."""
+    """A register's value as the C int that the kernel makes of it."""
     return (register & _WORD ^ _SIGN) - _SIGN
 
 

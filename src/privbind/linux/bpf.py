@@ -180,12 +180,12 @@ def create_slot(name: str, like_fd: int) -> int:
 
 
 def fill_slot(slot_fd: int, map_fd: int) -> None:
-    """Have a slot hold a map, in the place of any other. Who looks into it afterwards finds that one."""
+    """Put a map into a slot, in the place of any other. A program that looks there afterwards finds the new one."""
     _element(_MAP_UPDATE_ELEM, slot_fd, bytearray(pack("=I", map_fd)))
 
 
 def clear_slot(slot_fd: int) -> None:
-    """Have a slot hold nothing. Raises OSError (ENOENT) when it holds nothing."""
+    """Empty a slot. Raises OSError (ENOENT) when it is empty already."""
     key = bytearray(4)
     _call(_MAP_DELETE_ELEM, bytearray(_ELEMENT.pack(slot_fd, address_of(key), 0, 0)))
 
@@ -238,7 +238,7 @@ def _load(name: str, hook: int, code: bytes, log: bytearray) -> int:
 
 
 def bind_map(program_fd: int, map_fd: int) -> None:
-    """Keep a map as long as a program, though no instruction names it."""
+    """Keep a map for as long as a program exists, though no instruction of the program names it."""
     _call(_PROG_BIND_MAP, bytearray(_BIND_MAP.pack(program_fd, map_fd, 0)))
 
 
@@ -315,7 +315,7 @@ def program_info(program_fd: int) -> tuple[int, str, list[int]]:
 
 
 def program_tag(program_fd: int) -> bytes:
-    """What tells a program's instructions from others: equal ones have equal tags, whichever maps they name."""
+    """A hash of a program's instructions: equal ones have equal tags, whichever maps they name."""
     return bytes(_program_info(program_fd)[0][_PROGRAM_TAG : _PROGRAM_TAG + 8])
 
 

@@ -206,11 +206,11 @@ def syscall_raw(nr: int, *args: int | bytes | bytearray) -> int:
 
 
 def prepare(name: str, *args: int | bytearray | None) -> Callable[..., int]:
-    """A system call that is made over and over, with what stays the same of it put together once.
+    """Prepare a system call that is made many times: the arguments that stay the same are converted once.
 
     Each argument is an int, a buffer whose memory is passed (it must keep its size), or None for an int that is given
-    to the function that comes back; there are two of those at most. That one returns the call's result, and raises
-    OSError when it is -1. Raises UnknownMachineError.
+    to the returned function; at most two are None. The returned function returns the call's result, and raises OSError
+    when that is -1. Raises UnknownMachineError.
     """
     slots = [_Long(address_of(arg) if isinstance(arg, bytearray) else arg or 0) for arg in args]
     first, second = ([slot for slot, arg in zip(slots, args, strict=True) if arg is None] + [_Long(), _Long()])[:2]
@@ -230,7 +230,7 @@ def prepare(name: str, *args: int | bytearray | None) -> Callable[..., int]:
 
 
 def has_attribute(file: int | str, name: str) -> bool:
-    """Whether an open file, or the file at a path, has this extended attribute; no where that cannot be told.
+    """Whether an open file, or the file at a path, has this extended attribute; False where that cannot be told.
 
     Python has getxattr(2) where its C library is glibc, and not with musl.
     """

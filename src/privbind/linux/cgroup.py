@@ -97,7 +97,8 @@ def own() -> Cgroup:
         if found >= 0:
             depth, exact = _depth(path)
             return Cgroup(path, found, depth, exact)
-    # The path that /proc tells does not lead there: a cgroup namespace with the host's mount, a mount of another part.
+    # The path in /proc does not lead to the cgroup: a cgroup namespace that has the host's mount, or a mount of another
+    # part of the tree.
     if identity:
         for device, _, point in mounted:
             found = _open_identity(point, device, identity)
@@ -126,7 +127,7 @@ def open_path(path: str) -> Cgroup:
 
 
 def by_identity(identity: int) -> Cgroup:
-    """A cgroup by its id, which is never another's. Needs CAP_DAC_READ_SEARCH. Raises CgroupError."""
+    """A cgroup by its id, which is never given to another. Needs CAP_DAC_READ_SEARCH. Raises CgroupError."""
     for device, root, point in mounts_of_v2():
         found = _open_identity(point, device, identity)
         if found >= 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Asking in a child process, which may change for good what it is: its user, its namespaces."""
+"""Questions that a child process answers, since answering them changes its user or its namespaces for good."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ANSWERED = "="
 
 
 def ask(answer: Callable[[], str]) -> str:
-    """What a function says in a child process, which may change what it is for good.
+    """Call a function in a child process, which it may change for good; returns what the function returns.
 
     Raises ChildProcessError, with what was raised there as its text.
     """

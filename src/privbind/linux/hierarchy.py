@@ -46,7 +46,7 @@ def walk_below(fd: int) -> Iterator[tuple[str, int]]:
 
 
 def _walk(top: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
-    # A list, not recursion: how deep they are nested is not for this process to decide.
+    # A list, not recursion: others decide how deep cgroups are nested.
     waiting = [top]
     while waiting:
         path = waiting.pop()

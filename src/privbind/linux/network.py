@@ -43,7 +43,7 @@ def of_process(pid: int) -> tuple[int, int]:
 
 
 def owner(pid: int) -> int:
-    """What tells the user namespace that owns a process's network namespace: its inode. Raises OSError."""
+    """The inode of the user namespace that owns a process's network namespace, which identifies it. Raises OSError."""
     namespace = open_of(pid)
     try:
         found = ioctl(namespace, _NS_GET_USERNS)
@@ -82,7 +82,7 @@ def _packed(text: str) -> bytes:
 
 
 PROTOCOL_NAMES = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp", IPPROTO_UDPLITE: "udplite"}
-"""What binds are told to be of; linux/in.h."""
+"""The protocols of binds, as they are shown; the numbers are those of linux/in.h."""
 
 
 def address_text(address: bytes) -> str:

@@ -65,8 +65,8 @@ class Request:
 class Listener:
     """The end of a filter at which its notifications arrive, one at a time.
 
-    The kernel writes the request straight into a page that other processes may share, so that whoever goes on after
-    this one's sudden death finds it (`take_over`): a request that was received is never delivered again.
+    The kernel writes the request straight into a page that other processes may share. So when this process dies
+    suddenly, its successor finds the request there (`take_over`): one that was received is never delivered again.
     """
 
     def __init__(self, fd: int, page: mmap) -> None:
@@ -116,7 +116,7 @@ class Listener:
 
     def answer(self, error: int) -> bool:
         """End the system call with an errno, 0 for success. False when nobody waits for it any more."""
-        # The id last: with it the answer is whole, and a successor may send it.
+        # The id is written last: with it the answer is complete, and a successor may send it.
         _RESULT.pack_into(self._page, _RESULT_AT, 0, -error, 0)
         _ID.pack_into(self._page, _RESPONSE_AT, self._id)
         return self._sent()
@@ -138,9 +138,9 @@ class Listener:
                 return True
 
     def take_over(self) -> None:
-        """Answer the request that the owner before died over: as it had decided, else by going on.
+        """Answer the request that the previous owner held when it died: as it had decided, or else by `go_on`.
 
-        Where it had answered already, nobody waits any more and nothing happens: no id is given twice.
+        Where it had answered already, no thread waits any more and nothing happens: the kernel gives no id twice.
         """
         (self._id,) = _ID.unpack_from(self._page)
         (decided,) = _ID.unpack_from(self._page, _RESPONSE_AT)

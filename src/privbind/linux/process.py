@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Processes: a fork without SIGCHLD, an exec to the byte, file access as somebody else, whose uid is in use."""
+"""Processes: a fork without SIGCHLD, an exec with exactly these bytes, file access as another user, uids in use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fork_without_sigchld() -> int:
 def user_has_processes(uid: int) -> bool:
     """Whether any process of this pid namespace and those inside has this real uid, hidden in /proc or not.
 
-    getpriority(2) tells: the kernel looks up the user first, so a number without any is told of at once.
+    getpriority(2) answers that. The kernel looks up the user first, so for a uid without processes it is quick.
     """
     try:
         posix.getpriority(posix.PRIO_USER, uid)

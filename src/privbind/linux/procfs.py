@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Other processes as /proc tells of them (proc(5)). Any of them may be gone by the time it is asked for: OSError."""
+"""Other processes as /proc shows them (proc(5)). Functions raise OSError for a process that has ended meanwhile."""
 
 from __future__ import annotations
 
@@ -104,17 +104,17 @@ def descriptors(pid: int | str, most: int | None = None) -> dict[int, str]:
 
 
 def read_descriptor(pid: int, fd: int, max_size: int) -> bytes:
-    """The start of a file in memory that another process holds open, whatever the place that it has read to.
+    """The first bytes of a memory file that another process holds open, wherever its file offset is.
 
-    Raises OSError, also for any other file: a name proves nothing, and to open a device is to use it.
+    Raises OSError, also for any other kind of file: a name proves nothing, and opening a device may have effects.
     """
-    # To hold a place (O_PATH) does nothing to what is there.
+    # O_PATH does nothing to the file.
     place = posix.open(f"{_PROC}/{pid}/fd/{fd}", posix.O_PATH | posix.O_CLOEXEC)
     try:
         found = posix.fstat(place)
         if not S_ISREG(found.st_mode) or found.st_nlink or found.st_dev != _memory_device():
             raise OSError(EINVAL, "not a file in memory")
-        # Without waiting: its maker may hold a lease on it, which open(2) waits for (fcntl_locking(2)).
+        # O_NONBLOCK: the process may hold a lease on it, for which open(2) would wait (fcntl_locking(2)).
         file = posix.open(f"{_PROC}/self/fd/{place}", posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
     finally:
         posix.close(place)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """BPF ring buffers (5.8), read by mapping them. Layout from kernel/bpf/ringbuf.c and linux/bpf.h.
 
-A reader that only looks by time needs no wake-up, so a program that writes with `NO_WAKEUP` does not pay for one. Where
-the ring is full a program cannot write: what is there already stays.
+A reader that looks at regular times needs no wake-up, so a program that writes with `NO_WAKEUP` saves that cost. When
+the ring is full, a program cannot write: what is in it already stays.
 """
 
 from __future__ import annotations

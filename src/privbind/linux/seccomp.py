@@ -87,7 +87,7 @@ def allow_only(names: tuple[str, ...], ioctls: tuple[int, ...] = (), writable_me
 
 
 def deny(names: tuple[str, ...]) -> list[bytes]:
-    """A filter that kills for these system calls of this machine's own, for a process that has another for the rest."""
+    """A filter that kills for these system calls of this machine's own. Another filter must deal with all others."""
     code = [_INSTRUCTION.pack(_LOAD, 0, 0, _NUMBER)]
     for name in names:
         code += [
@@ -100,8 +100,8 @@ def deny(names: tuple[str, ...]) -> list[bytes]:
 def notify_binds() -> list[bytes]:
     """A filter that hands every bind(2) to its listener and allows everything else.
 
-    A bind with an address too short to have a port, or longer than the kernel takes, is not worth the asking: netlink's
-    are of that kind. Raises UnknownMachineError.
+    A bind with an address too short to have a port, or longer than the kernel takes, is allowed without asking: those
+    of netlink sockets are of that kind. Raises UnknownMachineError.
     """
     code: list[bytes] = []
     for call in calls():

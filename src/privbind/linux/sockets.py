@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sockets, where Python's socket module has no word for it. Constants from asm-generic/socket.h and linux/in.h."""
+"""What Python's socket module lacks for sockets. Constants from asm-generic/socket.h and linux/in.h."""
 
 from __future__ import annotations
 
@@ -164,4 +164,4 @@ def close_now(fd: int) -> None:
     try:
         close(fd)
     except OSError:
-        pass  # closed all the same: a file system's last word on what was written to it, say
+        pass  # it is closed all the same: the error may be a file system's, about earlier writes

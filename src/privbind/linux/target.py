@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What is another process's: its memory, its descriptors, its sockets. To get them needs its ids or CAP_SYS_PTRACE.
+"""Another process's memory, descriptors and sockets. Access to them needs that process's ids or CAP_SYS_PTRACE.
 
-A thread id may mean another thread by the time it is used: who asks here checks afterwards that the thread is still
-the one meant.
+A thread id may mean another thread by the time it is used: callers check afterwards that the thread is still the one
+meant.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Descriptors:
 
 
 class Binder:
-    """bind(2), for those who bind socket after socket."""
+    """bind(2), prepared for binding many sockets."""
 
     def __init__(self, max_size: int) -> None:
         """``max_size``: bytes of an address, at most."""

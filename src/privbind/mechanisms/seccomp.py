@@ -105,7 +105,7 @@ def _sample(code: list[bytes], story: socket, command: Command) -> None:
 
 
 def _look_into(pid: int, fd: int) -> None:
-    memory = bytearray(1)  # where this process has it, its child has it too
+    memory = bytearray(1)  # the child, a copy of this process, has it at the same address
     try:
         descriptors = target.Descriptors(lambda leader: leader)
         posix.close(descriptors.fetch(pid, fd))
@@ -182,10 +182,10 @@ class _Seccomp(Prepared):
         self.notes = (f"helper is process {pids[0]}, its backup process {pids[1]}", *ledger.notes)
 
     def enter(self) -> None:
-        """Install the filter and give its listener to both processes. From here on, this one binds nothing any more."""
+        """Install the filter and give its listener to both processes. This process binds nothing from here on."""
         try:
             if self._no_new_privileges:
-                # It comes a step later anyway; with it, no CAP_SYS_ADMIN is needed here.
+                # It would be set a step later anyway; once it is set, no CAP_SYS_ADMIN is needed here.
                 prctl.set_no_new_privileges()
             listener = seccomp.install_listener(self._code)
         except OSError as error:
@@ -195,7 +195,7 @@ class _Seccomp(Prepared):
             for _ in ("helper", "backup"):
                 sockets.send_descriptor(self._delivery, listener)
         except OSError as error:
-            # Nobody listens any more: for a process that goes on, that is the end of all its binds.
+            # Without a listener, every bind of this process fails from now on.
             raise NotUndoneError(f"cannot hand the seccomp filter to its helper: {strerror(error)}") from error
         finally:
             posix.close(listener)

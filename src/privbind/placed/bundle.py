@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The hook in a bundle: for Docker and Podman, which start the runtime that they are told, and nothing before it."""
+"""Adding the hook to a container's bundle: for Docker and Podman, which can be given another runtime, but no hook."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _change(folder: int, hook: str, rules: list[str]) -> None:
     if not with_hook(config, hook, rules):
         return
     try:
-        posix.unlink(_NEW, dir_fd=folder)  # of one that was killed
+        posix.unlink(_NEW, dir_fd=folder)  # left by a process that was killed
     except FileNotFoundError:
         pass
     fd = posix.open(_NEW, _WRITE, 0o600, dir_fd=folder)

@@ -24,7 +24,7 @@ MAX_ASKED = 4096
 
 @value
 class Decision:
-    """What a container may bind, None for nothing; by whose word; and what it is refused, a line each."""
+    """What a container may bind, None for nothing; where that is granted; and what it is refused, a line each."""
 
     policy: Policy | None
     sources: tuple[str, ...]
@@ -49,7 +49,7 @@ def decide(
         rules += arguments.rules or ()
         sources.append("the hook's --allow")
     for entry in entries:
-        # An entry without annotations would be everybody's: there is none, and were there one it would match nothing.
+        # An entry without annotations would be for every container. There can be none, and it would match nothing here.
         if entry.container and all(known.get(name) == wanted for name, wanted in entry.container):
             rules += entry.policy.rules or ()
             sources.append(entry.source)
@@ -63,7 +63,7 @@ def decide(
 def _narrowed(
     granted: Policy | None, asked: object, services: Services | None
 ) -> tuple[Policy | None, tuple[str, ...]]:
-    """What is asked of what is granted, and what is asked beyond it."""
+    """The part of the grant that is asked for, and a line for each thing that is asked for beyond the grant."""
     if not isinstance(asked, str) or len(asked) > MAX_ASKED:
         return None, (f"annotation {ALLOW} is no text of at most {MAX_ASKED} characters, so nothing is granted",)
     rules: list[Rule] = []

@@ -50,7 +50,7 @@ def _of_file(path: bytes, found: posix.stat_result, leads: str) -> str:
 
 
 def _closed_folder(path: bytes) -> bytes | None:
-    """The first folder on the way to a file, or to what links on it mean, that this process may not enter."""
+    """The first folder on the path to a file, links followed, that this process may not enter."""
     real = realpath(path)
     for folder in _folders(path):
         if not path.startswith(b"/"):

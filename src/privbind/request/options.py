@@ -34,7 +34,7 @@ _WITHOUT_VALUE = {
     "--version": "version",
 }
 _WITHOUT_USER = {"allow", "verbose", "very-verbose", "quiet", "dry-run", "json"}
-"""What an ordinary user may ask for without -u: to start a command as it is, when it may bind this already."""
+"""Options that an ordinary user may give without -u, to start a command that may bind what they name already."""
 
 _WITH_LIBRARY = "preload"
 """The mechanism that -l implies."""
@@ -59,7 +59,7 @@ TRY = "try privbind --help"
 
 
 class NoUserError(UsageError):
-    """Nothing says who the command runs as, and the caller will not do."""
+    """No option says who the command runs as, where it cannot be started as the caller."""
 
     def __init__(self, command: list[str]) -> None:
         """``command`` is what would be started."""

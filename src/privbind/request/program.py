@@ -65,8 +65,8 @@ class Program:
     def gained(self, *, no_new_privileges: bool) -> str:
         """The privilege for which the kernel executes the image in its secure mode, without ambient capabilities.
 
-        Under no_new_privs it makes nothing of setuid and setgid; file capabilities then give nothing, but count all the
-        same (security/commoncap.c: has_fcap, effective).
+        Under no_new_privs it ignores setuid and setgid. File capabilities then give nothing either, but still turn on
+        the secure mode (security/commoncap.c: has_fcap, effective).
         """
         return self.gains if self.gains == _CAPABLE or not no_new_privileges else ""
 
@@ -133,10 +133,10 @@ def _candidates(name: bytes, path: bytes | None) -> list[bytes]:
 
 
 def inspect(path: bytes, account: Account, search: bytes | None = None) -> Program:
-    """Look at an executable, following ``#!`` lines. What is no ELF file and no script is run by the shell.
+    """Look at an executable, following ``#!`` lines. A file that is neither ELF nor a script is run by the shell.
 
     ``search`` is the PATH in which env(1) would look. Raises NotExecutableError when it needs an interpreter, or a
-    loader, that is not there or not for the account.
+    loader, that does not exist or that the account may not execute.
     """
     image = path
     for _ in range(_MAX_INTERPRETERS + 1):
@@ -166,7 +166,7 @@ def _interpreter_fault(
     script: bytes, interpreter: bytes, argument: bytes, account: Account, search: bytes | None
 ) -> str:
     """What is wrong with the ``#!`` line of a script, in words, if it leads to nothing that the account can execute."""
-    # Other programs than env(1) know that they are in a first line.
+    # env(1) looks for a program of that name; other interpreters can deal with the end of the line.
     for_env = interpreter.endswith(b"/env") and argument.endswith(b"\r") and b" " not in argument
     wanted = _candidates(argument, search) if for_env else [interpreter]
     with FileAccess(account):
@@ -194,8 +194,8 @@ def _check_loader(path: bytes, elf: Elf | None, account: Account) -> None:
 def open_regular(path: bytes, account: Account) -> int:
     """Open a regular file for reading, with the account's rights and without side effects. Raises OSError.
 
-    The account may have named it, in a ``#!`` line or by a link: so root's rights must not open what only root may, and
-    nothing may wait for a pipe's other end or take a terminal.
+    The account may have chosen the path, in a ``#!`` line or by a link. So the file must not be opened with root's
+    rights, and opening it must neither wait for the other end of a pipe nor take a terminal.
     """
     with FileAccess(account):
         fd = posix.open(path, _QUIETLY)
@@ -206,13 +206,13 @@ def open_regular(path: bytes, account: Account) -> int:
 
 
 def _open_program(path: bytes, account: Account) -> int:
-    """Open a program that the account may execute, if only that. Raises OSError."""
+    """Open a program that the account may execute, even if it may not read it. Raises OSError."""
     try:
         return open_regular(path, account)
     except PermissionError:
         pass
     with FileAccess(account):
-        # To hold a place does nothing to what is there, and needs no right to it.
+        # O_PATH does nothing to the file, and needs no right to it.
         place = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
         try:
             same = f"/proc/self/fd/{place}"

@@ -58,14 +58,14 @@ def grant_and_account(options: Options) -> tuple[Grant, Account]:
 
 
 def check_may_become(account: Account) -> None:
-    """Raise UsageError where this process has not what it takes to become an account."""
+    """Raise UsageError where this process lacks the capabilities to become an account."""
     missing = missing_capabilities((CAP_SETUID, CAP_SETGID))
     if missing:
         raise NotPermittedError(account, missing)
 
 
 def own_command(options: Options, environment: list[bytes]) -> tuple[Policy, Command]:
-    """What an ordinary user wants to start as it is, and what it is to bind. Raises PrivbindError or PolicyError."""
+    """What an ordinary user wants to bind, and the command that is to do it. Raises PrivbindError or PolicyError."""
     account = own()
     argv = tuple(map(_bytes, options.command))
     return options.policy(service), Command(account, argv, program.find(argv[0], _path(environment), account))

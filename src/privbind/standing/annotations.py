@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Which annotations of a container can be trusted: those that a runtime sets itself, over whatever anybody wrote.
+"""Which annotations of a container can be trusted: those that a runtime sets itself, whatever anybody else wrote.
 
-All others are an author's: of a pod, or of an image, whose manifest's annotations podman copies. Under podman and
-Docker none can be trusted, so they are not here.
+All others may come from the author of a pod or of an image (podman copies the annotations of an image's manifest).
+Under podman and Docker none can be trusted, so these runtimes are not here.
 """
 
 from __future__ import annotations

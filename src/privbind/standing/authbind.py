@@ -38,7 +38,7 @@ ROOT = "/etc/authbind"
 
 _EVERYBODY = S_IXUSR | S_IXGRP | S_IXOTH
 _ACCESS_LIST = "system.posix_acl_access"
-"""With it more than the mode says who may do what: the group's bits then are the list's mask."""
+"""Where a file has such a list, its mode does not tell who may do what: the group's bits are then the list's mask."""
 
 _NO_SUCH_LINE = "authbind takes no notice of such a line"
 

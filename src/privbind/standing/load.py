@@ -123,7 +123,7 @@ def _load(target: Target, grants: Mapping[Key, Iterable[Rule]], text: bytes) -> 
 
 
 def unload(target: Target) -> bool:
-    """Put no standing grants in force, and take the programs off; whether there were any. Raises PrivbindError."""
+    """End all standing grants, and take the programs off; whether there were any. Raises PrivbindError."""
     with _Lock(), _Attached(target) as attached:
         if not attached.programs:
             return False
@@ -226,8 +226,8 @@ class _Attached:
     def complete(self, filled: int) -> None:
         """Put the programs on the cgroup that are missing there or are another version's. Raises OSError.
 
-        A new slot is made for maps like ``filled``. A program of another version, which reads another slot, goes on
-        with what that one holds until it is replaced, in one step.
+        A new slot is made for maps like ``filled``. A program of another version, which reads another slot, uses what
+        that slot holds until the program is replaced, in one step.
         """
         slot = self.slot
         if slot < 0:
@@ -390,10 +390,10 @@ def _refused(target: Target, what: str, error: OSError) -> PrivbindError:
     reason, remedy = strerror(error), ""
     denied = error.errno in (EPERM, EACCES)
     if denied and not capabilities.effective(capabilities.CAP_SYS_ADMIN):
-        # Programs of others are opened with it, and the verifier takes ours.
+        # It is needed to open others' programs, and for the verifier to accept ours.
         reason, remedy = "CAP_SYS_ADMIN is missing", "run as root on the host"
     elif isinstance(error, bpf.LoadError) and error.verifier:
-        # Where a launch's program is refused as well, this is known by name.
+        # If a launch's program is refused as well, it is known what the kernel lacks.
         lacking = features.missing(Grant(Policy(None)), error)
         reason, remedy = lacking.reason, lacking.remedy
     elif error.errno == E2BIG:

@@ -76,7 +76,7 @@ class System:
         return _remembered(self._group_names, gid, lambda: grp.getgrgid(gid).gr_name)
 
     def members(self, gid: int) -> Members:
-        """As in `Names`. Primary groups are known of the users only that the host lists (getpwent(3))."""
+        """As in `Names`. Primary groups are known only of those users whom the host lists (getpwent(3))."""
         if gid not in self._members:
             found: dict[str, int | None] = dict(self._primary_members().get(gid, ()))
             try:
@@ -120,7 +120,7 @@ def _is_number(text: str) -> bool:
 
 
 def _read_subuid(path: str) -> dict[str, list[tuple[int, int]]]:
-    """All ranges, by what stands before the first colon. Lines that newuidmap(1) makes nothing of are left out."""
+    """All ranges, by what stands before the first colon. Lines that newuidmap(1) ignores are left out."""
     found: dict[str, list[tuple[int, int]]] = {}
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The programs of standing grants: one for each bind hook, the same on every host. Who may bind what is data.
 
-A program answers 3 (allow, and do not ask for CAP_NET_BIND_SERVICE) or 1 (allow; the kernel decides), nothing else. It
-looks up in the table (`table`) that the slot holds at that moment, by who asks: the real uid, the block of 256
-subordinate uids that this uid is in, the real gid. All of these are numbers of the first user namespace, so no user
-namespace can forge or hide them. Whether the port is reserved is not asked: an answer of 3 where the kernel makes no
-check changes nothing, and which ports are reserved may change later.
+A program answers 3 (allow, and do not ask for CAP_NET_BIND_SERVICE) or 1 (allow; the kernel decides), nothing else. In
+the table (`table`) that the slot holds at that moment, it looks for the caller: by the real uid, by the block of 256
+subordinate uids that this uid is in, and by the real gid. All of these are numbers of the first user namespace, so no
+user namespace can forge or hide them. The program does not check whether the port is reserved: an answer of 3 where the
+kernel makes no check changes nothing, and which ports are reserved may change later.
 """
 
 from __future__ import annotations

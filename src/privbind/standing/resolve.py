@@ -87,7 +87,7 @@ def resolve(entries: Iterable[Entry], names: Names) -> Resolved:
 
 
 class _Resolution:
-    """What has been found so far: of each holder one permission an entry, however often the entry means it."""
+    """What has been found so far: for each holder one permission per entry, however often the entry means it."""
 
     def __init__(self, names: Names) -> None:
         self._names = names

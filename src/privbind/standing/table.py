@@ -47,12 +47,12 @@ ADDRESS, MASK, PORT_SET = 0, 16, 32
 """A network: the address and the mask, in network order, IPv4 in the first 4 bytes; and its set of ports."""
 
 MAX_NETWORKS = 64
-"""So many networks of one family a holder may have rules for: the program looks at one after the other.
+"""For how many networks of one family a holder may have rules: the program looks at one after the other.
 
-What the verifier has to walk through grows with it, and so the time that a first load takes.
+With a higher number, the verifier takes longer, and so does a first load.
 """
 MAX_ENTRIES = 1_000_000
-"""So many entries a table may have: about 100 MB of the kernel's memory."""
+"""How many entries a table may have: about 100 MB of the kernel's memory."""
 
 KEY_SIZE = 8
 VALUE_SIZE = 40
@@ -90,7 +90,7 @@ def build(
 ) -> Entries:
     """The table for the rules of each holder. Raises TableError where they do not fit.
 
-    ``text`` is kept in it; ``counted`` are counters to go on from, by the holder's key.
+    ``text`` is kept in it; ``counted`` are the values that counters start from, by the holder's key.
     """
     rules: dict[bytes, frozenset[Rule]] = {}
     for holder, held in grants.items():
@@ -164,7 +164,7 @@ def holder_key(number: int, what: int) -> bytes:
 
 
 def permits(entries: Mapping[bytes, bytes], ids: tuple[int, int], protocol: str, address: bytes, port: int) -> bool:
-    """What the program answers: the same questions in the same order. ``ids`` are the real uid and gid.
+    """What the program answers, found by the same steps in the same order. ``ids`` are the real uid and gid.
 
     ``address`` is packed, and not IPv4-mapped.
     """

@@ -92,7 +92,7 @@ class _Bpf(Prepared):
         self.notes = (f"cgroup '{own.path}', {' + '.join(map(str, loaded.sizes))} instructions",)
 
     def tell(self, removed: int) -> None:
-        """Say what else there is to know of the cgroups around."""
+        """Add notes about cgroups that were removed, and about launches that this one is inside of."""
         if removed:
             self.notes += (f"removed {removed} empty {'cgroup' if removed == 1 else 'cgroups'} of ended launches",)
         if bpf.effective(self._parent.fd, bpf.INET4_BIND):

@@ -260,7 +260,7 @@ def _networks(asm: Assembly, space: Space, port_start: int) -> None:
         label = _label(network)
         if label in asm.wanted:
             asm.label(label)
-            # The port afresh: the verifier then cannot tell one way to here from another, and comes only once.
+            # The port is loaded afresh: then all ways to here look the same to the verifier, and it follows only one.
             asm.move(R1, _PORT_AGAIN)
             asm.from_network(R1, 16)
             _ports(asm, network, R1, (1, port_start - 1), _label(network.wider))
@@ -307,7 +307,7 @@ def _search_ports(
             return
         if low == high:
             asm.jump_if(port, "==", low, targets[mask], comment)
-            lowest += low == lowest  # as the verifier knows too, for whom a test with a known answer is dear
+            lowest += low == lowest  # the verifier knows that, too: a test whose answer it knows costs it much time
             continue
         if low > lowest:
             asm.jump_if(port, "<", low, otherwise)

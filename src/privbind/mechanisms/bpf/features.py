@@ -44,7 +44,7 @@ def check(grant: Grant) -> None:
 
 
 def missing(grant: Grant, failure: OSError) -> UnsupportedError:
-    """Find out why a program could not be loaded. Raises PrivbindError for what is no word about the kernel."""
+    """Find out why a program could not be loaded. Raises PrivbindError where that says nothing about the kernel."""
     if failure.errno in (EMFILE, ENFILE):
         raise PrivbindError(f"cannot load a BPF program: {strerror(failure)}") from failure
     refusal = refused_call(failure)
@@ -91,7 +91,7 @@ def _try(hook: int, helpers: tuple[str, ...], result: int) -> None:
 
 
 def refused_call(failure: OSError) -> UnsupportedError | None:
-    """What an error of bpf(2) means that has nothing to do with what was asked of it; None for another error."""
+    """What an error of bpf(2) means that would come whatever is asked of it; None for another error."""
     if failure.errno == ENOSYS:
         return UnsupportedError(NAME, "the kernel has no bpf(2)", "CONFIG_BPF_SYSCALL")
     return forbidden() if failure.errno == EPERM else None
@@ -122,7 +122,7 @@ def forbidden() -> UnsupportedError:
     except UnsupportedError as error:
         return error
     if not capabilities.effective(capabilities.CAP_NET_ADMIN):
-        # To ask which programs are on a cgroup, kernels up to 6.1 at least take it alone, where others take SYS_ADMIN.
+        # To query a cgroup's programs, kernels up to 6.1 at least want this one; others take CAP_SYS_ADMIN instead.
         return needs.lacking(NAME, ["CAP_NET_ADMIN"])
     return UnsupportedError(
         NAME, "bpf(2) is not permitted", "look for a seccomp filter, a security module or kernel lockdown"

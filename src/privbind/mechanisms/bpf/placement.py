@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A grant's programs on a cgroup: loaded, attached, replaced, detached, and found again.
 
-Whatever cgroup it is: the launch makes one of its own, others exist already. The programs stay attached when nobody
-holds them open, and go with the cgroup. Nothing but their names, and the record in a map of theirs, tells whose they
-are.
+The cgroup may be one that a launch has made, or one that existed before. The programs stay attached when nobody holds
+them open, and go with the cgroup. Only their names, and the record in a map of theirs, tell that they are privbind's.
 """
 
 from __future__ import annotations
@@ -94,10 +93,10 @@ def attach(target: Cgroup, loaded: Loaded) -> None:
 
 
 def replace(target: Cgroup, loaded: Loaded) -> None:
-    """Put programs on a cgroup in the place of ours there; each bind hook changes from one to the other in one step.
+    """Replace our programs on a cgroup by these; each bind hook changes from the old one to the new one in one step.
 
-    The programs that count are there before what they count, and those from before go last: so a limit holds at every
-    moment, the old grant's or the new one's. Raises PrivbindError; then those from before are there as they were.
+    Programs that count binds are attached before those whose binds they count, and old ones are removed last: so a
+    limit holds at every moment, the old grant's or the new one's. Raises PrivbindError; then all is as it was before.
     """
     before = ours(target)
     held: dict[int, int] = {}
@@ -177,7 +176,7 @@ def _attach(target: Cgroup, fd: int, hook: int) -> None:
 
 
 def _check_above_runs(target: Cgroup, hook: int) -> None:
-    """By its flags a program above can be one that any other further down replaces: ours must not."""
+    """A program above may have been attached so that any program further down replaces it: ours must not do so."""
     above = cgroup.ancestors(target.fd)
     try:
         silent = above and not set(bpf.effective(above[0], hook)) <= set(bpf.effective(target.fd, hook))

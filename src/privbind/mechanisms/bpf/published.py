@@ -18,7 +18,7 @@ HOOK = bpf.INET4_BIND
 
 
 def of_program(program: int) -> tuple[Said, tuple[int, ...]] | None:
-    """The record that a program goes by, and how many binds it granted, refused, and counted for the limit.
+    """The record of a program's grant, and how many binds were granted, refused, and counted for the limit.
 
     None for a program that is none of ours. Raises OSError, and ValueError for a record that makes no sense.
     """
