@@ -23,7 +23,7 @@ umask 027
 export TZ=Asia/Tokyo LC_ALL=C.UTF-8 USER=somebody
 mkdir -p "/somewhere/else-with-a-longer-name"
 cd "/somewhere/else-with-a-longer-name"
-cp -R /work/* .
+cp -Rp /work/* .
 cd privbind-*/
 dpkg-buildpackage -us -uc >/dev/null 2>../log || { cat ../log >&2; exit 1; }
 cp ../*.deb ../*.dsc ../*.debian.tar.xz /work

@@ -70,7 +70,9 @@ def source(project: Path, suite: str, folder: Path) -> Path:
     run("tar", "--no-same-owner", "-xf", orig, "-C", folder)
     unpacked = folder / f"privbind-{upstream}"
     shutil.copytree(unpacked / "packaging/debian", unpacked / "debian")
-    (unpacked / "debian/changelog").write_text(changelog(upstream, suite, released(project)))
+    log = unpacked / "debian/changelog"
+    log.write_text(changelog(upstream, suite, released(project)))
+    log.chmod(0o644)  # whatever the umask, like the rest
     return unpacked
 
 
