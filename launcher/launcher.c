@@ -4,8 +4,8 @@
 // the environment before it is put aside: what it hands over is described in docs/architecture.md,
 // "What the launcher hands to Python".
 //
-// PRIVBIND_SOURCE  the package's folder, for an editable install; otherwise it is found from this
-// program's place PRIVBIND_PYTHON  an interpreter that is tried first
+// PRIVBIND_SOURCE is the package's folder, for an editable install; without it, the package is
+// found from this program's place. PRIVBIND_PYTHON is an interpreter that is tried first.
 #include "boot.h"
 #include "start.h"
 
@@ -187,8 +187,8 @@ static int keep_environment(char **environment)
     }
     if (fd < 0)
         fail("cannot keep the ", "environment", (int)-fd);
-    // The caller's limit on file sizes counts for memory files too. Where it cannot be lifted for
-    // the moment, it gives EFBIG and a message, not SIGXFSZ.
+    // The caller's limit on file sizes counts for memory files too, so it is lifted meanwhile.
+    // Where that is not possible, a write fails with EFBIG and a message, not by SIGXFSZ.
     struct sys_limit limit, none = {UINT64_MAX, UINT64_MAX};
     struct kernel_sigaction action, ignore = {.handler = IGNORED};
     sys_prlimit(RLIMIT_FSIZE, NULL, &limit);
@@ -200,7 +200,7 @@ static int keep_environment(char **environment)
     signal_action(SIGNAL_FILE_SIZE, &action, NULL);
     sys_prlimit(RLIMIT_FSIZE, &limit, NULL);
     sys_call(SYS_lseek, fd, 0, 0 /* SEEK_SET */, 0, 0);
-    // Python's loader says little of it when it finds no number free.
+    // Python's loader gives no useful message when no number is free.
     int room[NUMBERS_FOR_PYTHON];
     for (size_t i = 0; i < NUMBERS_FOR_PYTHON; ++i)
         if ((room[i] = sys_dup((int)fd)) < 0)

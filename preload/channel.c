@@ -10,8 +10,8 @@
 static _Atomic uint64_t channel_cookie;
 
 // Numbers that may be the channel. Bits are only ever set: a vfork child that moves its channel
-// writes here too, and the parent's channel is still at the old number. The cookie tells what is
-// true.
+// writes here too, while the parent's channel is still at the old number. The cookie decides
+// whether a number really is the channel.
 static _Atomic uint64_t candidates[CHANNEL_NUMBERS / 64];
 
 // Set when a search through all numbers found nothing, so that each refused bind does not search
@@ -222,8 +222,8 @@ static int duplicate_anywhere(int fd)
         if (copy >= 0)
             return copy;
     }
-    // Every number that the program may use is in use: one above its soft limit, which is raised
-    // for this moment.
+    // Every number that the program may use is in use: take one above its soft limit, which is
+    // raised for this moment.
     if (limit.hard <= limit.soft || limit.soft >= CHANNEL_NUMBERS)
         return -EMFILE;
     struct sys_limit raised = {limit.soft + ABOVE_LIMIT, limit.hard};

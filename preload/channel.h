@@ -14,7 +14,7 @@ enum { CHANNEL_NUMBERS = 65536 };
 // inert.
 void channel_start(char *const *environment);
 
-// False when there is no grant here at all: nothing else then needs asking.
+// False when there is no grant here at all: then none of the other questions needs to be asked.
 bool channel_known(void);
 
 // Is SO_REUSEPORT to be set before this port is bound? And is it for any port at all?
@@ -27,8 +27,8 @@ bool channel_matches(int fd);
 // Is this number the channel now? One bit test for the numbers that never were.
 bool channel_is(int fd);
 
-// The lowest channel number in first..last, or -1. Numbers that were never seen as the channel are
-// not asked.
+// The lowest channel number in first..last, or -1. Numbers at which the channel was never seen are
+// not looked at.
 int channel_within(unsigned first, unsigned last);
 
 // A channel number, or -1 when this process has lost it.

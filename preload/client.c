@@ -9,14 +9,14 @@
 enum {
     REQUEST_HEADER = 8,
     MAX_ERRNO = 4095,    // linux/err.h: no system call gives more
-    MOVES = 100,         // of the channel, during one bind, by other threads
+    MOVES = 100,         // how often other threads may move the channel during one bind
     FULL_RETRIES = 2000, // with FULL_WAIT_NS: two seconds
     FULL_WAIT_NS = 1000000,
     LOOKS = 100 // at the reply before sleeping: about as long as the helper takes on another CPU
 };
 
-// Copies the address once, so that what is judged here is what is sent. False when the helper has
-// no say in it.
+// Copies the address once, so that what is judged here is what is sent. False for a bind that is
+// nothing for the helper.
 static bool fill_request(struct client_request *request, const void *address, unsigned length)
 {
     // Family and port: the shortest that any of the families below can be.
@@ -98,8 +98,8 @@ static bool send_request(int channel, const struct client_request *request, int 
             if (sys_poll(&ready, 1, NULL) < 0 && ready.revents & POLLNVAL)
                 return false;
             break;
-        case -ETOOMANYREFS: // the user's descriptors under way are more than RLIMIT_NOFILE: until
-                            // the helper takes some
+        case -ETOOMANYREFS: // more of the user's descriptors are in flight than RLIMIT_NOFILE: wait
+                            // until the helper takes some
             sys_poll(&ready, 1, &moment);
             ++tries;
             break;
@@ -110,12 +110,13 @@ static bool send_request(int channel, const struct client_request *request, int 
     return false;
 }
 
-// The helper's answer. Its end of the channel is watched too: when the helper dies, a forked
-// relative that holds a copy of the far end would otherwise keep this waiting for ever.
+// Waits for the helper's answer. The channel is watched as well: without that, a forked relative
+// that holds a copy of the reply pair's far end would keep this waiting for ever when the helper
+// has died.
 static int receive_reply(int reply, int channel)
 {
-    // To be woken on an idle CPU costs as much as all the rest. Meanwhile the CPU is offered to
-    // others, so that where there is but one, the helper has it.
+    // Being woken on an idle CPU costs as much as all the rest, so look some times before sleeping,
+    // and yield in between: on a machine with one CPU, the helper needs it.
     static const struct timespec none = {0, 0};
     struct pollfd answered = {reply, POLLIN, 0};
     for (int looks = 0; looks < LOOKS && sys_poll(&answered, 1, &none) == 0; ++looks)
@@ -125,7 +126,7 @@ static int receive_reply(int reply, int channel)
         long polled = sys_poll(ready, 2, NULL);
         if (polled < 0 && polled != -EINTR)
             return EACCES;
-        // Read after the poll: an answer sent before the helper's end is here by now.
+        // Read after the poll: an answer that the helper sent before it ended has arrived by now.
         struct client_reply answer[2] = {{0, 0}, {0, 0}};
         long size = sys_read(reply, answer, sizeof answer);
         if (size == sizeof answer[0] && answer[0].magic == CLIENT_MAGIC && answer[0].error >= 0 &&

@@ -26,11 +26,10 @@ int guard_close_range(unsigned first, unsigned last, int flags)
     int channel = channel_within(first, last);
     if (channel < 0)
         return next.close_range(first, last, flags);
-    // Flags count once, whatever parts the range falls into: an empty range unshares the table, and
-    // reports flags that the kernel does not know. (unshare(2) may be forbidden where close_range
-    // is not.)
-    // An empty range: unshares the whole table before parts of it are closed (later that has no
-    // effect), and reports flags that the kernel does not know even if the channel is all there is.
+    // First with an empty range: this unshares the whole table before parts of the range are closed
+    // (with later calls that has no effect any more), and it reports flags that the kernel does not
+    // know even if the range has nothing but the channel. unshare(2) may be forbidden where
+    // close_range is not.
     if (next.close_range(~0U, ~0U, flags) < 0)
         return -1;
     for (; channel >= 0; channel = channel_within(first, last)) {
@@ -59,9 +58,9 @@ void guard_closefrom(int first)
     next.closefrom((int)start);
 }
 
-// Before something is put at `to` by this process: the channel moves away. Not if the call will
-// fail anyway. A channel that finds no other place is lost: the program's own call goes on as it
-// would without us.
+// Moves the channel away before this process puts something else at `to`, unless that call will
+// fail anyway. Where there is no other place, the channel is lost: the program's own call must
+// succeed as it would without us.
 static void make_way(int from, int to)
 {
     struct sys_limit limit;
@@ -124,7 +123,7 @@ int guard_spawn_addclosefrom(void *actions, int first)
         int error = next.spawn_addclosefrom(actions, first + 1);
         return error == EBADF ? 0 : error; // the channel has the last number that there is
     }
-    // There is no action that closes up to a number: the channel waits at the lowest one.
+    // No action closes all numbers below one: so the channel is put at the lowest number meanwhile.
     int error = next.spawn_adddup2(actions, channel, first);
     if (error == 0)
         error = next.spawn_addclosefrom(actions, first + 1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What programs do to descriptors, done so that the channel survives it and its number looks
-// closed. Each has the convention of the libc function it stands for.
+// The libc functions by which programs close or replace descriptors, done so that the channel
+// survives and its number looks closed. Each has the convention of the libc function it stands for.
 #pragma once
 
 int guard_close(int fd);

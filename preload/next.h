@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The definitions that this library stands in front of: those of the next library in the program's
-// search order, so that other preloaded libraries keep working, or the bare system call where there
-// is none. Each keeps libc's convention: -1 and errno.
+// The functions that this library stands in front of: those of the next library in the program's
+// search order, so that other preloaded libraries keep working, or the bare system call where no
+// library has one. Each keeps libc's convention: -1 and errno.
 #pragma once
 
 struct next {

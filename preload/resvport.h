@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// libc's own users of reserved ports. Their bind is inside libc, where no library stands before it,
-// so they are done again here over a bind that asks the helper.
+// libc's own functions that bind reserved ports. They call bind inside libc, where no library can
+// stand in front of it, so they are written again here, with a bind that asks the helper.
 #pragma once
 
 int resvport_socket(int *port, int family);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The two functions that compilers call on their own account even in freestanding code.
+// The two functions to which compilers may make calls of their own even in freestanding code.
 #include <stddef.h>
 
 void *memcpy(void *restrict to, const void *restrict from, size_t size);

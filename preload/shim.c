@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The names that the preloaded library exports. Only libc functions that a program calls itself are
-// listed: adding to them changes programs that never asked. What they do is in guard.c, client.c
-// and resvport.c.
+// The functions that the preloaded library exports: only libc functions that programs call
+// themselves. Any further name would change programs that do not expect it. What the functions do
+// is in guard.c, client.c and resvport.c.
 #include "channel.h"
 #include "client.h"
 #include "guard.h"

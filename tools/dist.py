@@ -56,7 +56,7 @@ def _check_tag(wheel: Path) -> None:
 
 
 def serves(found: str, claimed: str) -> bool:
-    """Whether what is for one platform is also for the other: the same, with this C library or a newer one."""
+    """Whether what is for one platform runs on the other: the same kind, with this C library or a newer one."""
     found_kind, *found_version, found_machine = found.split("_", 3)
     kind, *version, machine = claimed.split("_", 3)
     same = (found_kind, found_machine) == (kind, machine)

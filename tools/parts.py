@@ -3,8 +3,8 @@
 
     parts.py PART... [-- PYTEST-ARGUMENT...]
 
-Each part has a time that it must not take longer than; in CI (where CI is set) it is ended then. The last line is
-always "N passed, N failed, N skipped". A part that fails although none of its tests did counts as one failed test.
+Each part has a time limit; in CI (where CI is set) a part that reaches it is ended. The last line is always
+"N passed, N failed, N skipped". A part that fails although none of its tests did counts as one failed test.
 
 Where PRIVBIND_COVERAGE names a folder, it is made anew, and what was covered is printed before the sums.
 """
@@ -141,7 +141,7 @@ def _execute(command: list[str], outcome: Outcome, *, counted: bool) -> tuple[in
 
 
 def _end(process: subprocess.Popen[str], over: threading.Event) -> None:
-    """The time of a part is over. pytest takes its fixtures down when interrupted; make ends what it runs."""
+    """End a part whose time is over. When interrupted, pytest takes its fixtures down and make ends what it runs."""
     over.set()
     process.send_signal(signal.SIGINT)
     try:
@@ -198,7 +198,7 @@ def main(argv: list[str]) -> int:
     if not names or not PARTS.keys() >= {*names}:
         print(f"{__doc__}\nThe parts are: {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    # Where it is ignored (a background job), it would be in what is started here, which could not be interrupted.
+    # Where SIGINT is ignored (in a background job), it would be ignored in what is started here, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     outcomes: list[Outcome] = []
     coverage = os.environ.get("PRIVBIND_COVERAGE")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A release: made, and each part of it looked at.
+"""Makes a release, and checks its parts.
 
     release --build    make what is published: dist/release, dist/debian, hashes and a bill of materials
-    release --check    say of each part of a release whether it is as it has to be; the status is 0 if all are
+    release --check    check each part of a release, and say what is wrong; the status is 0 if nothing is
 
 Nothing is published, tagged or changed by this.
 """
@@ -202,7 +202,7 @@ CHECKS: tuple[Callable[[Path], str], ...] = (
 
 
 def check(project: Path, checks: tuple[Callable[[Path], str], ...] = CHECKS) -> Iterator[tuple[bool, str]]:
-    """Each check in turn: whether it is well, and what is to be said."""
+    """Do each check in turn: whether it passed, and what to print."""
     for one in checks:
         try:
             yield True, one(project)

@@ -32,7 +32,7 @@ GUESTS = PROJECT / "tests/kernels"
 _COMPILERS = {X86: "x86_64-linux-gnu-gcc", ARM: "aarch64-linux-gnu-gcc"}
 _TEST_PACKAGES = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 _MASKED = ("serial-getty@.service", "systemd-binfmt.service")
-"""What a boot would wait for, for nothing: a device that nobody tells of, and a module that the guests have not."""
+"""Units for which a boot would wait in vain: a device that nobody announces, and a module that the guests lack."""
 _NOT_TO_COPY = shutil.ignore_patterns("__pycache__", "*.pyc", "build", "_preload", ".*_cache")
 
 
@@ -71,7 +71,7 @@ def _add_system_files(tree: Path) -> None:
     for name in _MASKED:
         (units / name).symlink_to("/dev/null")
     for unit in [path for path in units.iterdir() if path.is_file() and not path.is_symlink()]:
-        # What nothing but an administrator asks for would be on every hook that a test counts the programs of.
+        # The audit service, which only an administrator enables, would be on every hook whose programs a test counts.
         if unit.name == "privbind-audit.service":
             continue
         for target in re.findall(r"^WantedBy=(\S+)$", unit.read_text(), re.MULTILINE):

@@ -94,7 +94,7 @@ def _unpack(arch: str, release: str, tree: Path) -> None:
     _mmdebstrap(arch, release, tree, "--variant=extract", "--include=?essential", hooks)
     for name in ("passwd", "group"):
         shutil.copy(tree / f"usr/share/base-passwd/{name}.master", tree / "etc" / name)
-    (tree / "etc/machine-id").touch()  # what is not there makes systemd ask, at a first boot, how it shall be set up
+    (tree / "etc/machine-id").touch()  # without this file, systemd asks at a first boot how to set up the system
     for version in ROOT_PYTHONS:
         python, library = f"/usr/bin/python{version}", tree / f"usr/lib/python{version}"
         if Path(python).exists() and library.exists():

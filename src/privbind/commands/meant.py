@@ -61,7 +61,7 @@ class Line:
 
 
 def remedy(error: PrivbindError, line: Line) -> str:
-    """What to do about an error, better than the error itself knows; empty where that is all there is to say."""
+    """What to do about an error, where the command line tells more than the error; empty where it does not."""
     guesses: dict[type[PrivbindError], Callable[[Any, Line], str]] = {
         UnknownOptionError: _option,
         UnknownMechanismError: _mechanism,
@@ -146,7 +146,7 @@ def _no_user(error: NoUserError, line: Line) -> str:
 
 
 def _dash(word: str) -> str:
-    """What to say of a word that begins with a character that only looks like the one that options begin with."""
+    """What to say of a word that begins with a character that only looks like the hyphen of options."""
     kind = _DASHES.get(word[:1], "")
     rest = word.lstrip("-" + "".join(_DASHES))
     option = ("-" if len(rest) == 1 else "--") + rest

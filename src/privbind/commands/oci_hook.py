@@ -103,7 +103,7 @@ def _parse(arguments: list[str]) -> _Options:
 
 
 def _read(fd: int) -> bytes:
-    """All that comes on standard input: not more than a state can be, nor later than it should."""
+    """All of standard input; an error if it is longer than a state can be, or takes too long."""
     from select import POLLIN, poll
     from time import monotonic
 
@@ -178,9 +178,9 @@ def _run(options: _Options, state: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 def _may_match(annotations: dict[str, Any], runtime: str | None) -> bool:
-    """Whether some file may have an entry for this container: a quick look that spares most of them the real one.
+    """Whether some file may have an entry for this container: a quick look, after which most need no thorough one.
 
-    An entry's text has the value that it asks for as it is, unless it has escapes. Nothing is granted by this.
+    The text of an entry has the value that it asks for literally, unless there are escapes. Nothing is granted by this.
     """
     from ..standing.annotations import trusted
     from ..standing.folder import FOLDER, counts
@@ -196,7 +196,7 @@ def _may_match(annotations: dict[str, Any], runtime: str | None) -> bool:
 
 
 def _may_hold(path: str, wanted: list[str]) -> bool:
-    """Whether a file may have an entry that asks for one of these values; the real look says what is wrong with it."""
+    """Whether a file may have an entry that asks for one of these values; the thorough look reports errors in it."""
     from ..standing.folder import MAX_SIZE
 
     try:
@@ -229,7 +229,7 @@ def _clean(pid: int) -> None:
             if not any(bpf.query(target.fd, hook)[1] for hook in hooks):
                 return
         except OSError:
-            return  # who may not see them has put none there
+            return  # a process that may not see programs there has put none there
         if target.read("cgroup.type") == "domain" and target.read("cgroup.procs") == str(pid):
             from ..mechanisms.bpf.placement import detach
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Text to the user: one line to standard error, a whole text to standard output. With the commands all that writes."""
+"""Text to the user: one line to standard error, a whole text to standard output. Only commands print, by these."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def say(text: str, program: str) -> None:
 
 
 def missing_module(error: ImportError) -> str:
-    """What this Python, or privbind's own package, was installed without: the line for an import that failed."""
+    """The line for an import that failed: what this Python, or privbind's own package, was installed without."""
     name = error.name or str(error)
     if name.partition(".")[0] == __name__.partition(".")[0]:
         return f"cannot use privbind's own module {name}: {error} (install privbind again)"
@@ -70,7 +70,7 @@ def width() -> int | None:
 
 
 def let_interrupt_end() -> None:
-    """Have SIGINT end this process as it does any other, without Python's traceback; ignored it stays ignored."""
+    """Let SIGINT end this process as it ends any other, without Python's traceback; if it is ignored, it stays so."""
     from _signal import SIG_DFL, SIG_IGN, SIGINT, getsignal, signal  # type: ignore[import-not-found]  # signal would import enum
 
     if getsignal(SIGINT) not in (SIG_DFL, SIG_IGN):

@@ -37,7 +37,7 @@ def run(call: Call) -> int:
 
 
 def _refuse_other_mechanisms(call: Call) -> None:
-    """Raise PrivbindError where a process is named whose launch was granted what no cgroup carries."""
+    """Raise PrivbindError where a process is named whose launch has a grant that is not on a cgroup."""
     pid = call.values.get("pid", "")
     if not (pid.isascii() and pid.isdigit()):
         return

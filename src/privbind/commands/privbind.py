@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The privbind command: from argv to a launch, and its story and errors to the user."""
+"""The privbind command: from argv to a launch; what it tells the user, and its errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def main(arguments: list[str], environment: list[bytes], ignored_signals: int = 
 
 
 def _explain(error: PrivbindError, arguments: list[str], options: Options | None, environment: list[bytes]) -> None:
-    """Tell what failed, and what was meant, as far as that can be guessed."""
+    """Report what failed, and a guess of what was meant, where there is one."""
     try:
         from .meant import Line, remedy
 
@@ -108,7 +108,7 @@ def _launch(options: Options, request: Request, ignored_signals: int) -> int:
 
 
 def _warnings(options: Options, request: Request) -> list[str]:
-    """What is probably not meant so: a home of somebody else's, and options of privbind's that the command gets."""
+    """What the user probably does not want: somebody else's home, and privbind's options given to the command."""
     found = []
     home = foreign_home(request)
     if home and not options.set_home:
@@ -126,7 +126,7 @@ def _warnings(options: Options, request: Request) -> list[str]:
 
 
 def _as_it_is(options: Options, environment: list[bytes], ignored_signals: int) -> int:
-    """Become the command with nothing else done, when this user may bind already what is asked for."""
+    """Become the command without any change, when this user may already bind what is asked for."""
     from ..inspect.may_bind import refused
     from ..linux.sockets import port_start
 

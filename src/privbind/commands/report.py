@@ -228,7 +228,7 @@ def _row(grant: LiveGrant, now: int, short: bool) -> tuple[str, ...]:
     standing = grant.kind == "standing"
     placed = grant.kind == "placed"
     nothing = "-" if grant.guess or grant.limit == 0 else _UNKNOWN
-    # What nobody counts is no secret, what could not be read is.
+    # "-" for what nobody counts, "?" for what could not be read.
     counted = "-" if grant.guess or standing else _UNKNOWN
     rules = _UNKNOWN if grant.rules is None else ",".join(grant.rules) or "any"
     ended = grant.pid is None and grant.command is not None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Row = tuple[str, ...]
 
 MESSAGE_ID = "ee0f070539354c1f8abaf0520f6a2955"
-"""Of all entries in the journal (docs/audit.md)."""
+"""The MESSAGE_ID of all entries in the journal (docs/audit.md)."""
 
 _PROGRAM = "privbindctl"
 _IDENTIFIER = "privbind-audit"
@@ -50,9 +50,9 @@ _WARNING = "4"
 _INFO = "6"
 
 _COLUMNS = (("TIME", 8), ("VERDICT", 7), ("BIND", 20), ("PID", 7), ("USER", 8), ("PROGRAM", 14), ("BY", 16))
-"""What the table has, and the least width of each."""
+"""The columns of the table, and the least width of each."""
 _FIRST = ("BIND", "VERDICT", "PROGRAM", "USER", "PID", "BY", "TIME")
-"""In a narrow terminal the last of these are left out."""
+"""The columns by importance: in a narrow terminal the last of these are left out."""
 _GROWING = ("BIND", "PROGRAM", "BY")
 
 
@@ -96,11 +96,11 @@ def _loop(watch: Watch, out: _Out, ending: _Ending, wanted: Callable[[Attempt], 
 
 
 class _Ended(BaseException):
-    """A signal came while something was written, which may wait for ever."""
+    """A signal came during a write, which might have waited for ever."""
 
 
 class _Ending:
-    """Whether SIGINT or SIGTERM came. Inside of a context, where it may be waited for a reader, they end that."""
+    """Whether SIGINT or SIGTERM came. Inside the context, where a write may wait for a reader, they raise `_Ended`."""
 
     def __init__(self) -> None:
         self.told = False
@@ -142,7 +142,7 @@ def _filter(call: Call) -> Callable[[Attempt], bool]:
 
 
 class _Out:
-    """A way to say it."""
+    """A form of output."""
 
     to_stdout = True
 
@@ -150,7 +150,7 @@ class _Out:
         self._names: dict[int, str] = {}
 
     def start(self, path: str) -> bytes:
-        """What to say once all is seen."""
+        """What to write when the programs are attached, so that every bind is seen from now on."""
         say(f"watching binds of reserved ports below cgroup '{path}' (Ctrl-C ends)", _PROGRAM)
         return b""
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Why a bind would be refused, or by which right it is granted: what is seen of it, and what follows from that.
+"""Why a bind would be refused, or by which right it is permitted: what can be seen, and what follows from that.
 
 `explain` looks, `judge` decides from what was seen, and `Explanation` is the answer, as text or as values for JSON.
-Nothing is changed and no port is touched. An ordinary user sees less than root does; what could not be seen is said.
+Nothing is changed and no port is touched. An ordinary user sees less than root does; the answer says what was not seen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARTLY = "partly"
 REFUSED = "refused"
 UNKNOWN = "unknown"
 VERDICTS = (NOT_RESERVED, PERMITTED, BY_NONE_OF_OURS, IN_USE, PARTLY, REFUSED, UNKNOWN)
-"""What can be said; in-use: there is a right, but a socket has the port. partly: for some of what the rule means."""
+"""in-use: there is a right, but a socket has the port. partly: permitted for a part of what the rule means."""
 
 _SHIM = "libprivbind.so"
 _SYSTEMD = ("sd_bind4", "sd_bind6")  # src/core/bpf-socket-bind.c
@@ -41,7 +41,7 @@ _KTHREADD = 2
 _MOST = 10  # grants that are told of, sockets that are told of
 
 _PARTS = ("port", "protocol", "address")
-"""Where a grant permits a part of a rule, perhaps."""
+"""Reasons for which a grant does not permit all of a rule, though it may permit a part of it."""
 
 _WHY = {
     "namespace": "it holds in another network namespace",
@@ -73,7 +73,7 @@ class Who:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A grant that speaks of the rule, and whether it permits it: ``why_not`` is "" where it does."""
+    """A grant that concerns the rule, and whether it permits it: ``why_not`` is "" where it does."""
 
     right: Right
     why_not: str
@@ -97,7 +97,7 @@ class Facts:
 
     ``here`` are the grants on the process's cgroup and above, and those of helpers that serve it; ``elsewhere`` launch
     and placed grants for other processes; ``files`` what the files of grants say of the user; ``refused`` what the
-    kernel, asked by doing, refuses (empty: nothing), as rules.
+    kernel refused when binds were tried (empty: nothing), as rules.
     """
 
     rules: tuple[Rule, ...]
@@ -122,8 +122,8 @@ class Facts:
 class Explanation:
     """The answer. ``verdict`` is one of VERDICTS; ``right`` the grants (or the capability) that permit it, in words.
 
-    ``reasons`` say why, ``remedies`` are commands (and some words) that would change it. ``checked`` tells whether the
-    kernel was asked by doing. ``grants`` are those that speak of the rule, ``taken`` the sockets that have the port.
+    ``reasons`` say why, ``remedies`` are commands (and some words) that would change it. ``checked`` tells whether
+    binds were tried. ``grants`` are those that concern the rule, ``taken`` the sockets that have the port.
     """
 
     rule: str
@@ -223,8 +223,8 @@ def explain(policy: Policy, who: Who | None = None, pid: int | None = None) -> E
     """Why this user, or this process, may bind what the rules say, or may not.
 
     Without ``pid`` a process of ``who`` is meant that is started here: in the cgroup and the network namespace of this
-    process. ``who`` None: the process's user, or this process's own. Only root can ask by doing for others; what it
-    could not see, the answer says. Raises UsageError for a process that is not there, and PrivbindError.
+    process. ``who`` None: the process's user, or this process's own. Only root can try binds for others; the answer
+    says what could not be seen. Raises UsageError for a process that does not exist, and PrivbindError.
     """
     if pid is None:
         return judge(_look(policy, who, pid))
@@ -321,7 +321,7 @@ def _reserved_part(port_start: int) -> Callable[[Rule], Rule | None]:
 
 
 def _texts(rule: Rule, port_start: int) -> list[str]:
-    """A rule as asking by doing tells of it: one protocol each, and reserved ports only."""
+    """A rule as `may_bind` reports it: one protocol each, and reserved ports only."""
     cut = _reserved_part(port_start)(rule)
     if cut is None:
         return []
@@ -330,7 +330,7 @@ def _texts(rule: Rule, port_start: int) -> list[str]:
 
 
 def _judge_grants(facts: Facts, wanted: tuple[Rule, ...]) -> list[Judged]:
-    """The grants that speak of the rule: those that name its ports and, where none does, those of this user."""
+    """The grants that concern the rule: those that name its ports and, where there are few, those with other ports."""
     found: list[Judged] = []
     rights = facts.here.rights if facts.here is not None else facts.files or ()
     for right in rights:
@@ -532,9 +532,9 @@ def _here(pid: int | None, unseen: list[str]) -> tuple[Found | None, str]:
 
 
 def _others(path: str, pid: int | None, unseen: list[str]) -> tuple[tuple[Right, ...], tuple[Right, ...]]:
-    """Of the launch and placed grants on this host: those of helpers that serve a process, and those for others.
+    """Launch and placed grants on this host: those of helpers that serve a process, and those for other processes.
 
-    ``path`` is the process's cgroup: what is on it, or above, is seen in another way.
+    ``path`` is the process's cgroup: `_here` finds the grants on it and above.
     """
     from .grants import find
 
@@ -602,14 +602,14 @@ def _files(asker: Asker, rules: tuple[Rule, ...], unseen: list[str]) -> tuple[Ri
 
 
 def _asked(policy: Policy, who: Who, pid: int | None, apart: str, unseen: list[str]) -> tuple[str, ...] | None:
-    """What the kernel refuses, asked by doing, where that is possible and tells about this very process.
+    """What the kernel refuses when binds are tried, where that is possible and the answer holds for this very process.
 
-    ``apart`` says why it would not tell, "" where it does.
+    ``apart`` says why the answer would not hold for it, "" where it does.
     """
     from .may_bind import refused_as
 
     if who.uid == 0:
-        return None  # root is not asked for: it holds the capability, or is judged by what it holds
+        return None  # nothing is tried for root: it holds the capability, or is judged by what it holds
     if not apart and posix.geteuid() != 0 and who.uid != posix.getuid():
         apart = "only root can ask for others"
     if apart:

@@ -2,8 +2,8 @@
 """The live grants on this host, of all mechanisms, found where the kernel keeps them: there is no file of them.
 
 bpf's are on cgroups, preload's and seccomp's in the memory of their helpers; of ambient only the capability itself is
-left, so what is found of that is a guess. What says of itself that it is a grant may have been made by anybody: it is
-shown, never acted upon.
+left, so a grant by ambient is a guess. Anybody may make something that claims to be a grant: it is shown, but nothing
+is done because of it.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _published(program: int, path: str, fd: int) -> LiveGrant | None:
 
 
 def _by_name(path: str, fd: int) -> LiveGrant:
-    """What the cgroup of a launch says without its programs: its name tells the process."""
+    """A launch as far as its cgroup tells without the programs being read: the cgroup's name has the process's id."""
     grant = LiveGrant(mechanism="bpf", place=path)
     try:
         pid = _main(grant, own_cgroup.pid_of(path.rpartition("/")[2]), hierarchy.members(fd))

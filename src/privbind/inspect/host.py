@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What this host offers, found out by doing: each mechanism is asked for what a launch would ask it for.
+"""What this host offers, found out by trying: each mechanism is asked for what a launch would ask it for.
 
-Answers are three-valued: True, False, and None for what could not be told, which is most of what an ordinary user
-asks, since the mechanisms need privileges. Nothing is changed that is seen outside.
+Answers are three-valued: True, False, and None for what could not be told. An ordinary user gets None for most, since
+the mechanisms need privileges. Nothing is changed that can be seen from outside.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """How cgroups are mounted (see `hierarchy.layout`; None: not seen), the own cgroup, and whether one may be made."""
+    """How cgroups are mounted (see `hierarchy.layout`; None: not seen), this process's, and whether one may be made."""
 
     layout: str | None
     own: str | None
@@ -254,7 +254,7 @@ def _cgroups() -> Cgroups:
         usable: bool | None = True
         own_cgroup.check_usable(own)
     except cgroup.CgroupError as error:
-        # What only this user may not do says nothing of root.
+        # That this user may not do something does not mean that root may not.
         others = own_cgroup.is_read_only(own) or own.read("cgroup.type") not in ("", "domain")
         usable = False if others or posix.geteuid() == 0 else None
         return Cgroups(layout, own.path, usable, with_remedy(error.reason, error.remedy))

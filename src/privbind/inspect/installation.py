@@ -60,7 +60,7 @@ def _how(package: str, above: str) -> str:
 
 
 def _gone(place: str) -> list[str]:
-    """The Python of a virtual environment that is not there any more; its command then takes the system's."""
+    """A virtual environment's Python that does not exist any more; the command is then run by the system's."""
     own = f"{place}/python3"
     try:
         posix.lstat(own)
@@ -102,7 +102,7 @@ def _who_else(path: str) -> str:
     try:
         found = posix.stat(path)
     except OSError:
-        return ""  # told as gone, or of no use to anybody
+        return ""  # `_gone` reports it, or nobody can use it
     if found.st_uid != _ROOT:
         return f"uid {found.st_uid}"
     if found.st_mode & S_ISVTX:

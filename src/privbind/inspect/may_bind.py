@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether this process may bind, asked of the kernel by doing, without touching the port.
+"""Whether this process may bind: the kernel is asked by binds that cannot succeed, so no port is touched.
 
 A socket that is bound already is bound again: the kernel asks for the privilege first (EACCES; EPERM where a program on
 the cgroup forbids it), and only then finds that the socket has an address (EINVAL). So no port is taken, and nothing
@@ -31,8 +31,8 @@ _EVERYWHERE = ("0.0.0.0", "127.0.0.1", "::", "::1")
 def refused(policy: Policy, port_start: int) -> list[str]:
     """What this process may not bind of a policy, each as a rule in text; none: it may bind all of it.
 
-    Ports from ``port_start`` on need no permission. Of a rule with a network its first and its last address are asked
-    for. Raises OSError where asking is not possible.
+    Ports from ``port_start`` on need no permission. For a rule with a network, its first and its last address are
+    tried. Raises OSError where asking is not possible.
     """
     rules = Policy.parse(["any"]).rules if policy.rules is None else policy.rules
     asked = _Asked()
@@ -43,7 +43,7 @@ def refused(policy: Policy, port_start: int) -> list[str]:
 
 
 def refused_as(account: Account, policy: Policy, namespace: int = -1) -> list[str]:
-    """The same for an account, asked in a child that is that account; whoever is not root asks for oneself.
+    """The same for an account, asked in a child that becomes it; users other than root can only ask for themselves.
 
     ``namespace`` is an open file of /proc/PID/ns of another network namespace than this one. Raises PrivbindError.
     """
@@ -104,7 +104,7 @@ class _Asked:
         self._sockets: dict[tuple[str, int], socket | None] = {}
 
     def may(self, protocol: str, address: str, port: int) -> bool:
-        """Whether a bind is permitted; of a family that this host does not have, all are."""
+        """Whether a bind is permitted; for a family that this host does not have, all binds are."""
         family = AF_INET6 if ":" in address else AF_INET
         key = protocol, family
         if key not in self._sockets:

@@ -164,7 +164,7 @@ def holds_capability(pid: int, status: dict[str, str] | None = None) -> bool | N
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a program by its id: whose it is, and what it published that cannot change."""
+    """What is known of a program by its id: its name, and what it published that cannot change."""
 
     name: str
     said: list[tuple[str, bytes]] | None = None
@@ -253,7 +253,7 @@ class Reader:
 
 
 def of_record(said: list[tuple[str, bytes]], counted: tuple[int, ...], place: str) -> Right:
-    """The right that a record speaks of. Raises ValueError for one that lacks something or makes no sense. Pure."""
+    """The right that a record describes. Raises ValueError for one that lacks something or makes no sense. Pure."""
     holder = record.holder(said)
     values = dict(said)
     granted = Grant.parse(values["grant"].decode())
@@ -283,7 +283,7 @@ def of_standing(found: load.InForce) -> tuple[Right, ...]:
 
 
 def of_files() -> tuple[Right, ...]:
-    """What the files of grants say, wherever it would be loaded. Raises PrivbindError."""
+    """What the files of grants say, for whichever network namespace. Raises PrivbindError."""
     from .standing import by_files
 
     return _standing(by_files(), None)

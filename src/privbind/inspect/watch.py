@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Watching binds of reserved ports as they happen: programs of our own on a cgroup, and what is looked up about each.
 
-The programs are held by BPF links, which end with this process however it ends. What is looked up by a number that can
-be another's by now is compared with the event: a process that started later is not the one that did the bind.
+The programs are held by BPF links, which end with this process however it ends. A process id may be another process's
+by the time it is looked up, so the process is compared with the event: one that started later did not do the bind.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ CAPABILITIES = (
     capabilities.CAP_SYS_PTRACE,
     capabilities.CAP_DAC_READ_SEARCH,
 )
-"""What it needs, and nothing else: to load programs and read those of grants, to attach, to see whose process it is and
-what its helper published, to find a cgroup by its id when its process is gone."""
+"""The capabilities that it needs, and no others: to load programs and read those of grants; to attach; to see the
+program of a process and what its helper published; to find a cgroup by its id when its process is gone."""
 
 RING_SIZE = 1 << 20
-_NAMESPACE_S = 10  # how long it is believed which ports are reserved in another network namespace
+_NAMESPACE_S = 10  # how long an answer counts about which ports are reserved in another network namespace
 _MOST_KNOWN = 4096  # cgroups and namespaces that are remembered
 
 
@@ -59,9 +59,9 @@ class Process:
 class Bind:
     """One bind of a reserved port.
 
-    ``time_ns`` is since 1970, by the clock as it was when the event was read. ``capability``: by the capability (what
-    is known of none of our grants only). ``helper``: the process that did it for ``process``. ``cgroup`` is None where
-    it is gone; ``in_first`` is whether the network namespace is the first one.
+    ``time_ns`` is since 1970, by the clock as it was when the event was read. ``capability``: whether the process holds
+    CAP_NET_BIND_SERVICE, None where that is not known. ``helper``: the process that did it for ``process``. ``cgroup``
+    is None where it is gone; ``in_first`` is whether the network namespace is the first one.
     """
 
     number: int
@@ -95,7 +95,7 @@ class _Place:
 class Watch:
     """The programs on a cgroup, and the reader of what they write.
 
-    ``arguments``: command lines are told, too.
+    ``arguments``: command lines are read and reported, too.
     """
 
     def __init__(self, directory: str | None, arguments: bool = False) -> None:
@@ -155,7 +155,7 @@ class Watch:
             self._fds.append(bpf.link(self._target.fd, loaded[hook], hook))
 
     def read(self, wanted: Callable[[Attempt], bool] | None = None) -> Iterator[Bind]:
-        """What has become known since the last call. Of binds that are not wanted nothing is looked up."""
+        """The binds that have become known since the last call. For those that are not wanted nothing is looked up."""
         now = clock_gettime_ns(CLOCK_BOOTTIME)
         end = self._ring.ready()
         counted = bpf.read_array(self._counters, watch_program.LOST_COUNTERS.size)
@@ -170,7 +170,7 @@ class Watch:
                 self.binds += 1
                 yield bind
         for place in self._places.values():
-            place.found = None  # grants may be others the next time
+            place.found = None  # the grants may have changed by the next time
         if len(self._places) > _MOST_KNOWN:
             self._forget()
         if len(self._helpers) > _MOST_KNOWN:
@@ -243,7 +243,8 @@ _GONE = _Look(-1)
 class _Batch:
     """What is looked up for the binds of one reading; each process once.
 
-    Who asks for a bind is looked at when that is read, not when it is known what became of it: it may be gone by then.
+    The process that asks for a bind is looked at when the request is read, not when the outcome is known: it may be
+    gone by then.
     """
 
     def __init__(self, watch: Watch, wanted: Callable[[Attempt], bool] | None) -> None:
@@ -253,7 +254,7 @@ class _Batch:
         self._looks: dict[int, _Look] = {}
 
     def look(self, attempt: Attempt) -> bool:
-        """Look at who asks; whether that is a helper."""
+        """Look at the process that asks; whether it is a helper."""
         named = attempt.name == HELPER
         if not named and self._wanted is not None and not self._wanted(attempt):
             return False
@@ -339,7 +340,7 @@ def _process(attempt: Attempt, look: _Look) -> Process:
 
 
 def _look(pid: int, with_arguments: bool) -> _Look:
-    """Look at a process; its start last, so that all is of the one that has this number then or has ended."""
+    """Look at a process. Its start is read last: what was read before is then its own, or of one that has ended."""
     try:
         program = procfs.executable(pid)
         words = procfs.arguments(pid) if with_arguments else None

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""From what the programs of watch wrote to what became of each bind, and by which right. Pure.
+"""What became of each bind, and by which right, found from the events that watch's programs wrote. Pure.
 
-A bind is asked for, and the same thread says when it was done. Where that does not follow within `DECIDED_AFTER_NS` it
-was not bound; a bind that is done later still, by a thread that was stopped in between, corrects that.
+One event says that a thread asks for a bind, another that the same thread has done it. Where the second does not follow
+within `DECIDED_AFTER_NS`, the bind counts as not done; one that is done later still (the thread may have been stopped
+in between) corrects that.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DECIDED_AFTER_NS = 200_000_000
-"""So long a bind may take before it counts as not bound."""
+"""How long a bind may take before it counts as not bound."""
 _CORRECTED_WITHIN_NS = 600_000_000_000
-"""So long a bind that was done late still corrects what was said."""
+"""How long after it was asked for a late bind still corrects what was reported."""
 HELPER = b"privbind-helper"
 
 BOUND_BY_OURS = "bound"
@@ -109,7 +110,7 @@ def parse(data: bytes) -> Attempt | Done:
 
 @dataclass(slots=True)
 class Tracker:
-    """Joins what was asked for and what was done, in the order in which it is told."""
+    """Joins the events of asking and of doing, in the order in which they come."""
 
     _open: dict[int, Attempt] = field(default_factory=dict)  # by thread, which binds one socket at a time
     _decided: dict[int, Outcome] = field(default_factory=dict)  # those that may still be corrected, by thread
@@ -119,9 +120,9 @@ class Tracker:
     _lost_until_ns: int = -1
 
     def tell(self, event: Attempt | Done, is_helper: bool = False) -> Iterator[Outcome]:
-        """One event; what is known by it. Of a bind that was done, and was not asked for, the beginning was lost.
+        """Take one event; the outcomes that follow from it. Where a done bind was never asked for, that event was lost.
 
-        ``is_helper``: a helper asks. Its name is not enough to know that, since every process can take it.
+        ``is_helper``: the process that asks is a helper. The name does not prove that, since every process can take it.
         """
         if isinstance(event, Attempt):
             before = self._open.pop(event.tid, None)
@@ -144,13 +145,13 @@ class Tracker:
             yield replace(decided, number=self._number, bound=True, corrects=decided.number)
 
     def events_were_lost(self, now_ns: int, ends: bool) -> None:
-        """Up to now something was lost; ``ends``: also of binds that were seen to be asked for."""
+        """Events before ``now_ns`` were lost; ``ends``: ends of binds among them, whose beginnings were seen."""
         self._lost_until_ns = now_ns
         if ends:
             self._ends_lost_until_ns = now_ns
 
     def decide(self, now_ns: int) -> Iterator[Outcome]:
-        """What was asked for so long ago that it counts as not bound. All events up to now have been told."""
+        """The binds that were asked for so long ago that they count as not bound. All events up to now have come."""
         for tid, attempt in list(self._open.items()):
             if attempt.time_ns + DECIDED_AFTER_NS <= now_ns:
                 del self._open[tid]
@@ -188,7 +189,7 @@ def _what(attempt: Attempt) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict, the grants that permit the bind, and why the nearest other one does not. None: they were not seen."""
+    """A verdict; the grants that permit the bind (None: they were not seen); why the nearest other one does not."""
 
     verdict: str
     rights: tuple[Right, ...] | None
@@ -196,7 +197,7 @@ class Judgement:
 
 
 def judge(outcome: Outcome, rights: tuple[Right, ...] | None, capable: bool | None) -> Judgement:
-    """Which verdict follows. ``capable``: whether who binds holds the capability, None where that is not known."""
+    """The verdict. ``capable``: whether the process that binds holds the capability, None where that is not known."""
     attempt = outcome.attempt
     if rights is None:
         return Judgement(BOUND_BY_OURS if outcome.bound else NOT_BOUND, None)
@@ -216,7 +217,7 @@ def judge(outcome: Outcome, rights: tuple[Right, ...] | None, capable: bool | No
         return Judgement(FAILED, permitting)
     if capable is None and attempt.uid == 0:
         return Judgement(NOT_BOUND, ())  # root may hold the capability, or not
-    # A grant that is for somebody else, and not for this bind either, is no near one.
+    # A grant for somebody else that would not permit this bind either does not come near.
     near = {
         reason
         for right, reason in zip(rights, reasons, strict=True)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The programs of watch: they write down each bind of a reserved port, and change no answer. Pure.
+"""The programs of watch: they record each bind of a reserved port, and change no answer. Pure.
 
-A bind hook writes that a bind was asked for, with all that it can see; a post-bind hook that it was done. Both run in
-one system call of one thread, so the thread's id joins the two. A failed bind reaches the first only. Where the ring is
-full, a record is counted as lost, by its kind. Nobody is woken.
+The program on a bind hook writes that a bind was asked for, with all that it can see; the one on a post-bind hook, that
+it was done. Both run within one system call of one thread, so the thread's id joins the two. A failed bind reaches only
+the first. When the ring is full, a record is counted as lost, by its kind. No process is woken.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NAMES = {
 }
 """What the programs are called, at most 15 bytes; in the order in which they are attached.
 
-What was asked for is seen from an earlier moment on than what was bound.
+So no bind is seen to be done that was not seen to be asked for.
 """
 
 RING = "privbind_watch"
 LOST = "privbind_lost"
 LOST_COUNTERS = Struct("=QQ")
-"""The map of counters: how many binds were lost, and of how many only the end was."""
+"""The map of counters: how many binds were lost, and for how many only the end was lost."""
 
 ASKED = Struct("=5QIIBB2x16s16s4x")
 """Time since boot in ns, thread and process, ids, network namespace, cgroup, port, protocol, family, whether it is the
@@ -67,7 +67,7 @@ def _asked(hook: int, port_start: int) -> Assembly:
     _only_reserved(asm, port_start)
     asm.load_64(R1, R6, _SK)
     asm.load_32(R1, R1, _SRC_PORT)
-    asm.jump_if(R1, "!=", 0, "out", "it has a port already: whoever does this only asks (inspect/may_bind)")
+    asm.jump_if(R1, "!=", 0, "out", "it has a port already, so this is only a question (inspect/may_bind)")
     asm.move(R1, R6)
     asm.call("get_netns_cookie")
     asm.move(R8, R0)
