@@ -51,7 +51,7 @@ ci: test-set-up $(BIN)/.lint wheel ## lint and all tests: what CI does
 
 .PHONY: test-all
 test-all: export PRIVBIND_TEST_LONG := 1
-test-all: test ## the same, and what goes wrong by chance is tried as often as its promise says (some minutes more)
+test-all: test ## the same with more examples and more rounds (takes long)
 
 .PHONY: test-set-up
 test-set-up:
@@ -70,7 +70,7 @@ test-python: $(BIN)/.test wheel ## tests of the Python API, with the servers of 
 	@$(RUN_PARTS) python -- $(PYTEST)
 
 .PHONY: test-standing
-test-standing: $(BIN)/.test wheel ## tests of grants that stand apart from launches (as root)
+test-standing: $(BIN)/.test wheel ## tests of standing and placed grants, explain and watch (as root)
 	@$(RUN_PARTS) standing -- $(PYTEST)
 
 .PHONY: test-containers
@@ -78,7 +78,7 @@ test-containers: $(BIN)/.test wheel ## tests in and of containers (as root)
 	@$(RUN_PARTS) containers -- $(PYTEST)
 
 .PHONY: test-kernels
-test-kernels: test-kernels-set-up $(BIN)/.test wheel ## the same promises on Debian's kernels, under qemu (as root; KERNELS=6.1 picks)
+test-kernels: test-kernels-set-up $(BIN)/.test wheel ## tests under Debian's kernels, in guests of qemu (as root; KERNELS=6.1 picks one series)
 	@KERNELS=$(or $(KERNELS),all) PRIVBIND_KERNELS_PAGE=$(CURDIR)/docs/kernels.md $(RUN_PARTS) kernels -- $(PYTEST)
 
 .PHONY: test-kernels-set-up

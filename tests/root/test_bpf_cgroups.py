@@ -251,7 +251,7 @@ class TestRefusals:
             return refusal()
 
         assert in_host(host) == (
-            f"probe: bpf: the own cgroup '{shown}' is {kind}, so no process could be in a new cgroup below it"
+            f"probe: bpf: this process's cgroup '{shown}' is {kind}, so no process could be in a new cgroup below it"
             " (start privbind from a cgroup of type 'domain')"
         )
 

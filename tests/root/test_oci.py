@@ -200,7 +200,7 @@ class TestInstall:
             ("", "for which runtime? (one of podman, docker, containerd, cri-o)"),
             ("lxc", "for which runtime?"),
             ("podman docker --allow=80", "for which runtime?"),
-            ("podman", "nothing is said to be bound by the containers of this runtime (--allow RULE,"),
+            ("podman", "no rule says what the containers of this runtime may bind (--allow RULE,"),
             ("docker --allow=nonsense", "nonsense"),
             ("cri-o --allow=80", "--allow is for podman and docker (here grants.d decides)"),
         ],

@@ -459,7 +459,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("line", "reason"),
         [
-            ("grant --self", "nothing is said to be bound"),
+            ("grant --self", "no rule says what may be bound"),
             ("grant --allow=tcp:80", "on which cgroup? none is named"),
             ("grant --self --pid=1 --allow=80", "on which cgroup? --pid and --self name two"),
             ("revoke", "on which cgroup? none is named"),

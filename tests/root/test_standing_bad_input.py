@@ -448,7 +448,7 @@ COMMANDS = {
     ),
     "an unknown user": (
         ["allow", "nosuch", "tcp:80"],
-        f"unknown user nosuch (a grant for one that is yet to come is written by hand into {GRANTS})",
+        f"unknown user nosuch (for one that does not exist yet, write the grant by hand into {GRANTS})",
     ),
     "a bad rule": (
         ["allow", "alice", "tcp:65536"],

@@ -276,7 +276,7 @@ class TestFinding:
             ("0::/\n", None, "cannot read /proc/self/mountinfo: No such file or directory"),
             ("4:memory:/a\n1:name=systemd:/\n", MOUNTS, "cgroup v2 is not mounted"),
             ("0::/\n", MOUNTS.split("38 ", maxsplit=1)[0], "cgroup v2 is not mounted"),
-            ("1:cpu:/\n0::/no/such\n", MOUNTS, "the own cgroup '/no/such' is not below any cgroup v2 mount"),
+            ("1:cpu:/\n0::/no/such\n", MOUNTS, "this process's cgroup '/no/such' is not below any cgroup v2 mount"),
         ],
     )
     def test_reasons(

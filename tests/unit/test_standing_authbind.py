@@ -272,7 +272,7 @@ def test_what_is_no_plain_file(root: Path) -> None:
     text = "\n".join(converted(root)) + "\n"
     for line in (
         f"{root}/byport/80: it is a symbolic link: name those who may execute what it leads to",
-        f"{root}/byport/81: it is a symbolic link to nothing, which authbind takes for no file",
+        f"{root}/byport/81: it is a symbolic link to nothing, which to authbind is no file",
         f"{root}/byport/82: it is not a regular file",
         f"{root}/byport/83: it is not a regular file",
         f"{root}/byuid/1000: it is a symbolic link: see yourself what it leads to",
@@ -297,8 +297,8 @@ def test_who_may_not_enter_a_folder_is_refused_by_it(root: Path, folder: str) ->
     place = root / folder
     place.chmod(0o750)
     text = "\n".join(converted(root))
-    assert f"# {root}/byuid/1000: only some users may enter {place}: name those who may, and are meant" in text
-    assert f"# {root}/byaddr/::1,81: only some users may enter {place}: name those who may, and are meant" in text
+    assert f"# {root}/byuid/1000: only some users may enter {place}: name those of them who are meant" in text
+    assert f"# {root}/byaddr/::1,81: only some users may enter {place}: name those of them who are meant" in text
     assert entries(root) == ()
 
 

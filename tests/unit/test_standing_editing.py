@@ -213,12 +213,12 @@ def test_files_written_by_hand_are_left_alone(existing: Path, change: object) ->
         (
             Grantee(USER, "nobody-knows"),
             ["80"],
-            "unknown user nobody-knows (a grant for one that is yet to come is written by hand into FOLDER)",
+            "unknown user nobody-knows (for one that does not exist yet, write the grant by hand into FOLDER)",
         ),
         (
             Grantee(GROUP, "nobody-knows"),
             ["80"],
-            "unknown group nobody-knows (a grant for one that is yet to come is written by hand into FOLDER)",
+            "unknown group nobody-knows (for one that does not exist yet, write the grant by hand into FOLDER)",
         ),
     ],
 )

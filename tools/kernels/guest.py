@@ -73,7 +73,7 @@ class Guest:
             *("-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", " ".join(line)),
             *("-serial", f"file:{self._console}"),
         ]
-        # What qemu puts aside of a disk's changes is for its temporary folder, too.
+        # TMPDIR: qemu writes the changes to disks there, for snapshot=on.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -135,7 +135,7 @@ def _initramfs(kernel: Kernel, folder: Path) -> Path:
 
 
 def choose_accelerator(kernel: Kernel, root: Path) -> str:
-    """kvm where a guest starts under it, which having /dev/kvm does not mean; else qemu's own translation."""
+    """kvm where a guest really starts under it (that /dev/kvm exists is not enough), else qemu's own translation."""
     told = CACHE / "accelerator"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     if not native(kernel.arch) or not os.access("/dev/kvm", os.R_OK | os.W_OK):

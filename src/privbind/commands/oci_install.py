@@ -44,7 +44,7 @@ def _files(runtime: str, allow: str | None, hook: str) -> tuple[File, ...]:
 
         if allow is None:
             raise UsageError(
-                f"oci-install {runtime}: nothing is said to be bound by the containers of this runtime"
+                f"oci-install {runtime}: no rule says what the containers of this runtime may bind"
                 " (--allow RULE, for example --allow tcp:80)"
             )
         rules = str(Policy.parse([allow], getservbyname))

@@ -55,7 +55,7 @@ def _grant(call: Call) -> Grant:
     from _socket import getservbyname
 
     if "allow" not in call.values:
-        raise UsageError("grant: nothing is said to be bound (--allow RULE, for example --allow tcp:80)")
+        raise UsageError("grant: no rule says what may be bound (--allow RULE, for example --allow tcp:80)")
     policy = Policy.parse([call.values["allow"]], getservbyname)
     limit = number(call.values.get("binds", "0"), 0, MAX_U32, "-n:")
     reuse = call.values.get("reuse-port")

@@ -119,8 +119,8 @@ def _warnings(options: Options, request: Request) -> list[str]:
     taken = [] if options.separated else [word for word in options.command[1:] if word.partition("=")[0] in OWN]
     if taken:
         found.append(
-            f"{taken[0]} stands behind the command, which gets it (privbind's options go in front of the command;"
-            " -- in front of it says that this is meant)"
+            f"{taken[0]} comes after the command, so the command gets it (privbind's options go before the command;"
+            " if this is meant, write -- before the command)"
         )
     return found
 

@@ -297,7 +297,7 @@ def _verdict(facts: Facts, by_ours: bool, part: list[str], right: list[str]) -> 
 
 
 def _only(part: list[str]) -> list[str]:
-    return [f"granted is {', '.join(part)}"] if part else []
+    return [f"a grant permits {', '.join(part)}"] if part else []
 
 
 def _no_right(facts: Facts) -> str:
@@ -370,7 +370,7 @@ def _obstacles(facts: Facts) -> list[str]:
     names = facts.here.others if facts.here is not None else ()
     if any(name in _SYSTEMD for name in names):
         found.append("systemd's SocketBindAllow= or SocketBindDeny= of a unit (systemctl cat UNIT)")
-    found += [f"a program of another's on the cgroup, '{name}'" for name in names if name not in _SYSTEMD]
+    found += [f"another BPF program on the cgroup, '{name}'" for name in names if name not in _SYSTEMD]
     if facts.filtered:
         found.append("a seccomp filter, which may refuse bind(2) itself; what it does cannot be seen")
     if facts.shim is False:

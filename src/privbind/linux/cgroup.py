@@ -105,7 +105,7 @@ def own() -> Cgroup:
             if found >= 0:
                 return Cgroup(path, found, _depth(path)[0], False)
     raise CgroupError(
-        f"the own cgroup '{path}' is not below any cgroup v2 mount that can be seen here",
+        f"this process's cgroup '{path}' is not below any cgroup v2 mount that can be seen here",
         "mount cgroup2 inside this cgroup namespace",
     )
 

@@ -106,7 +106,7 @@ class _Conversion:
             return f"{folder} cannot be looked at: {strerror(error)}"
         if mode & _EVERYBODY == _EVERYBODY and not has_attribute(folder, _ACCESS_LIST):
             return ""
-        return f"only some users may enter {folder}: name those who may, and are meant"
+        return f"only some users may enter {folder}: name those of them who are meant"
 
     def _by_port(self, path: str, name: str, closed: str) -> list[str]:
         port = port_of(name)
@@ -130,7 +130,7 @@ class _Conversion:
     ) -> tuple[list[str | int], list[str | int]]:
         """Users and groups that may execute a file, as access(2) would tell them."""
         if os.path.islink(path) and not os.path.exists(path):
-            raise _NotSaidError("it is a symbolic link to nothing, which authbind takes for no file")
+            raise _NotSaidError("it is a symbolic link to nothing, which to authbind is no file")
         address, port = decides
         if address is None:
             self._ports.add(port)

@@ -132,7 +132,7 @@ def allow(
     wanted = _read_rules(rules, services)
     key = grantee.key(names)
     if key is None:
-        raise UsageError(f"unknown {grantee} (a grant for one that is yet to come is written by hand into {folder})")
+        raise UsageError(f"unknown {grantee} (for one that does not exist yet, write the grant by hand into {folder})")
     if key.first == 0:
         raise UsageError(root_refused(grantee.kind, grantee.name))
     state = _State(grantee, names, folder, owner)

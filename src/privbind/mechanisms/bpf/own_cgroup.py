@@ -45,7 +45,7 @@ def check_usable(parent: Cgroup) -> None:
     kind = parent.read("cgroup.type")  # the root has none
     if kind not in ("", "domain"):
         raise CgroupError(
-            f"the own cgroup '{parent.path}' is {kind}, so no process could be in a new cgroup below it",
+            f"this process's cgroup '{parent.path}' is {kind}, so no process could be in a new cgroup below it",
             "start privbind from a cgroup of type 'domain'",
         )
     if is_read_only(parent):
@@ -174,7 +174,7 @@ def _mkdir_failed(parent: Cgroup, error: OSError) -> CgroupError:
     if error.errno == EAGAIN:
         return _full(parent)
     if error.errno == ENOENT:
-        return CgroupError(f"the own cgroup '{parent.path}' has been removed")
+        return CgroupError(f"this process's cgroup '{parent.path}' has been removed")
     return CgroupError(f"cannot make a cgroup below '{parent.path}': {strerror(error)}")
 
 
