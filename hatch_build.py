@@ -2,9 +2,9 @@
 """Build hook: compiles the shim and the launcher, puts them into the wheel and tags it.
 
 Neither is an extension module, so one wheel serves every Python from 3.11 on the same architecture:
-py3-none-linux_ARCH, or with PRIVBIND_PLATFORM=manylinux_2_17 that instead of linux: what is compiled needs no C library
-of its own, so it is for whoever asks for the wheel to say which it is for (tools/dist.py does). Where nothing can be
-compiled the wheel has the sh launcher and no shim, and is py3-none-any.
+py3-none-linux_ARCH. PRIVBIND_PLATFORM=manylinux_2_17, for example, takes the place of "linux": what is compiled needs
+no C library of its own, so the caller decides which one the wheel is tagged for (tools/dist.py does). Where nothing can
+be compiled the wheel has the sh launcher and no shim, and is py3-none-any.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from . import PROJECT, SUITES
 from .tree import BUILD, inside, tree
 
 REVISION = "1"
-_UNRELEASED = 1580601600  # what the times of files in the source distribution are, too (hatchling)
+_UNRELEASED = 1580601600  # the time that hatchling, too, gives to files in the source distribution
 
 _BUILD = """
 cd /work/privbind-*/
@@ -30,7 +30,7 @@ _LINTIAN = "cd /work && lintian --allow-root --fail-on error,warning --display-i
 
 
 def version(project: Path) -> str:
-    """The project's."""
+    """The project's version."""
     found = re.search(r'^__version__ = "(.*)"$', (project / "src/privbind/__init__.py").read_text(), re.MULTILINE)
     assert found
     return found[1]
@@ -44,7 +44,7 @@ def released(project: Path) -> str | None:
 
 
 def changelog(upstream: str, suite: str, date: str | None) -> str:
-    """Debian's changelog: what has changed is upstream's to tell."""
+    """Debian's changelog, which only points to the project's own."""
     stamp = formatdate(_UNRELEASED if date is None else _seconds(date))
     return (
         f"privbind ({upstream}-{REVISION}{SUITES[suite].ending}) {'UNRELEASED' if date is None else suite}; "

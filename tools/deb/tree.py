@@ -49,7 +49,7 @@ What is changed in it is in memory, and ends with the namespace.
 
 
 def architecture() -> str:
-    """This machine's, in Debian's words."""
+    """This machine's architecture, as Debian calls it."""
     return {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 
