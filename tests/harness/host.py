@@ -36,9 +36,10 @@ for line in sys.stdin:
     with socket.socket() as s:
         try:
             s.bind(("127.0.0.1", int(line)))
-            print("ok", flush=True)
+            said = "ok"
         except OSError as error:
-            print(error.errno, flush=True)
+            said = error.errno
+    print(said, flush=True)
 """
 """A program that binds each port that it is told, and says what came of it (`tell`)."""
 

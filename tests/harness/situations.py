@@ -24,9 +24,10 @@ for line in sys.stdin:
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kinds[protocol]) as s:
         try:
             s.bind((address, int(port)))
-            print("ok", flush=True)
+            said = "ok"
         except OSError as error:
-            print(error.errno, flush=True)
+            said = error.errno
+    print(said, flush=True)
 """
 """A program that binds what it is told (protocol, address, port), says what came of it, and lets go of it."""
 
