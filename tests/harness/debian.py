@@ -19,8 +19,8 @@ from .launches import Tree
 from .machine import children_of
 
 _START = """
-mkdir -p work
-mount --bind "$WORK" work
+mkdir -p mnt
+mount --bind "$WORK" mnt
 mount --bind "$OWN_CGROUP" sys/fs/cgroup
 exec chroot . sh -ec 'echo ready; exec cat'
 """
@@ -36,7 +36,7 @@ esac
 
 
 class Debian(Host):
-    """A small Debian, as it is new. What is in ``work`` can be seen as /work there.
+    """A small Debian, as it is new. What is in ``work`` can be seen as /mnt there.
 
     It has process ids of its own. Whatever runs there is in a cgroup of the test's own, and sees no other.
     """
@@ -82,7 +82,7 @@ class Debian(Host):
     def files(self) -> set[str]:
         """All files, but for what package management writes down for itself."""
         found = self.sh("find / -xdev -not -type d -print; find / -xdev -type d -printf '%p/\\n'").lines
-        own = re.compile(r"/(var/(lib/(dpkg|apt|systemd/deb-systemd-helper-\w+)|log|cache)|tmp|run|work)(/|$)")
+        own = re.compile(r"/(var/(lib/(dpkg|apt|systemd/deb-systemd-helper-\w+)|log|cache)|tmp|run|mnt)(/|$)")
         return {name for name in found if not own.match(name)}
 
     def apt(self, *words: str) -> Result:

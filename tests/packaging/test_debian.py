@@ -42,7 +42,7 @@ PAGES = ("man1/privbind.1", "man1/privbindctl.1", "man1/privbind-oci-hook.1", "m
 def debian(built: Built) -> Iterator[Debian]:
     """A new system with the package, installed by apt from its file."""
     with built.debian() as debian:
-        debian.apt("install", f"/work/{built.deb.name}")
+        debian.apt("install", f"/mnt/{built.deb.name}")
         yield debian
 
 
@@ -137,7 +137,7 @@ def test_install_serve_and_remove(built: Built) -> None:
     """The README's example as root, and that a purge leaves nothing."""
     with built.debian() as debian:
         before = debian.files()
-        debian.apt("install", f"/work/{built.deb.name}")
+        debian.apt("install", f"/mnt/{built.deb.name}")
         for page in PAGES:
             name, section = page.rpartition("/")[2].rsplit(".", 1)
             assert "SYNOPSIS" in debian.sh(f"man {section} {name}").out
@@ -208,7 +208,7 @@ def test_an_upgrade_disturbs_nothing_that_runs(debian: Debian, built: Built) -> 
     assert tell(launches[81], 81) == "ok"
     assert tell(user, 90) == "ok"
 
-    debian.apt("install", f"/work/privbind_{newer}-1.deb")
+    debian.apt("install", f"/mnt/privbind_{newer}-1.deb")
 
     assert debian.run(["privbind", "--version"]).out == f"privbind {newer}\n"
     for port, process in launches.items():

@@ -23,10 +23,10 @@ umask 027
 export TZ=Asia/Tokyo LC_ALL=C.UTF-8 USER=somebody
 mkdir -p "/somewhere/else-with-a-longer-name"
 cd "/somewhere/else-with-a-longer-name"
-cp -Rp /work/* .
+cp -Rp /mnt/* .
 cd privbind-*/
 dpkg-buildpackage -us -uc >/dev/null 2>../log || { cat ../log >&2; exit 1; }
-cp ../*.deb ../*.dsc ../*.debian.tar.xz /work
+cp ../*.deb ../*.dsc ../*.debian.tar.xz /mnt
 """
 
 
@@ -56,11 +56,11 @@ def test_the_old_privbind_is_upgraded(packages: Path) -> None:
     line = ["privbind", "-u", "nobody", "-g", "nogroup", "-n", "1", *MAY_80]
     with contextlib.closing(Debian("bookworm", packages)) as debian:
         (old,) = packages.glob("privbind_1.2*.deb")
-        debian.apt("install", f"/work/{old.name}")
+        debian.apt("install", f"/mnt/{old.name}")
         assert debian.run(line).out == "ok EACCES\n"
         assert debian.path("/usr/lib/privbind/privbind.so").exists()
         (new,) = packages.glob("privbind_2*deb12*.deb")
-        told = debian.apt("install", f"/work/{new.name}").out
+        told = debian.apt("install", f"/mnt/{new.name}").out
         assert "1 upgraded" in told
         assert not debian.path("/usr/lib/privbind").exists()
         assert debian.run(line).out == "ok EACCES\n"
@@ -71,7 +71,7 @@ def test_a_debian_that_becomes_the_next_one(packages: Path) -> None:
     with contextlib.closing(Debian("bookworm", packages, network=True)) as debian:
         (first,) = packages.glob("privbind_2*deb12*.deb")
         (second,) = packages.glob("privbind_2*deb13*.deb")
-        debian.apt("install", f"/work/{first.name}")
+        debian.apt("install", f"/mnt/{first.name}")
         debian.sh("sed -i s/bookworm/trixie/g /etc/apt/sources.list")
         debian.apt("update")
         debian.apt("install", "python3")
@@ -82,7 +82,7 @@ def test_a_debian_that_becomes_the_next_one(packages: Path) -> None:
         line = ["privbind", "-u", "nobody", "--allow", "tcp:80", *MAY_80]
         launch = ["unshare", "--net", "sh", "-ec", 'ip link set lo up; exec "$@"', "sh", *line]
         assert debian.run(launch).ok().out == "ok EACCES\n"
-        debian.apt("install", f"/work/{second.name}")
+        debian.apt("install", f"/mnt/{second.name}")
         assert debian.run(launch).ok().out == "ok EACCES\n"
         debian.apt("purge", "privbind")
         assert not [name for name in debian.files() if "privbind" in name]

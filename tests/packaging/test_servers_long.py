@@ -128,7 +128,7 @@ def debian(built: Built) -> Iterator[Debian]:
     if built.suite != "bookworm":
         pytest.skip("the page is about Debian 12")
     with contextlib.closing(Debian(built.suite, built.folder, packages=tuple(sorted({*PACKAGES.values()})))) as made:
-        made.apt("install", f"/work/{built.deb.name}")
+        made.apt("install", f"/mnt/{built.deb.name}")
         yield made
 
 

@@ -35,8 +35,8 @@ class Newcomer(Debian):
     def __init__(self, built: Built) -> None:
         super().__init__(built.suite, built.folder)
         self.line = block(ROOT, "make deb").splitlines()[1]
-        # `make deb` has been done: what it makes is in /work.
-        self.sh("mkdir -p /root/dist/debian; ln -s /work /root/dist/debian/bookworm; cd /root; yes | " + self.line)
+        # `make deb` has been done: what it makes is in /mnt.
+        self.sh("mkdir -p /root/dist/debian; ln -s /mnt /root/dist/debian/bookworm; cd /root; yes | " + self.line)
         # And then it is as the README has it, but on a machine whose own cgroups are nobody's to change.
         self.keep_to_own_cgroup()
 

@@ -22,11 +22,11 @@ REVISION = "1"
 _UNRELEASED = 1580601600  # the time that hatchling, too, gives to files in the source distribution
 
 _BUILD = """
-cd /work/privbind-*/
+cd /mnt/privbind-*/
 umask 022
 dpkg-buildpackage -us -uc -sa > ../log 2>&1 || { cat ../log >&2; exit 1; }
 """
-_LINTIAN = "cd /work && lintian --allow-root --fail-on error,warning --display-info --pedantic *.changes"
+_LINTIAN = "cd /mnt && lintian --allow-root --fail-on error,warning --display-info --pedantic *.changes"
 
 
 def version(project: Path) -> str:

@@ -90,9 +90,9 @@ def tree(suite: str, packages: tuple[str, ...], arch: str = "") -> Path:
 
 
 def inside(root: Path, script: str, folder: Path) -> str:
-    """Run a shell script in a tree without a network, as root; ``folder`` is /work there. What it printed."""
+    """Run a shell script in a tree without a network, as root; ``folder`` is /mnt there. What it printed."""
     with tempfile.TemporaryDirectory(prefix="privbind-tree-") as place:
-        enter = 'mkdir work\nmount --bind "$WORK" work\nexec chroot . /bin/sh -ec "$1"'
+        enter = 'mkdir -p mnt\nmount --bind "$WORK" mnt\nexec chroot . /bin/sh -ec "$1"'
         variables = {
             "TREE": root,
             "PLACE": place,
