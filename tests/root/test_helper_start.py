@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ..harness.forks import CLONE_NEWNET, CLONE_NEWUSER, forked, loopback_up, unshare
+from ..harness.install import SOURCE
 
 COMMAND = ["-u", "1000", "-g", "1000", "--allow=tcp:80", "--", "echo", "started"]
 
@@ -34,6 +36,26 @@ def in_user_namespace(ids: int, prepare: Callable[[], None], argv: list[object])
         return done.returncode, done.stdout, done.stderr
 
     return forked(inside)
+
+
+# A process whose thread for faulthandler is just starting: that thread runs in C, and no copy of the process has it.
+BESIDE_A_NEW_THREAD = """
+import faulthandler, sys
+sys.path.insert(0, sys.argv[1])
+from privbind.account import Account
+from privbind.grant.site import Site
+from privbind.helper.process import Job, Starting
+for _ in range(5):
+    faulthandler.dump_traceback_later(10_000)
+    Starting(Job(lambda: None, None, (), Account(1, 1, ()), Site(0, 1024), ())).wait()
+print("started")
+"""
+
+
+def test_beside_a_thread_that_is_just_starting() -> None:
+    """The C library would have the copy wait for that thread before it changes ids, and for ever."""
+    argv = [sys.executable, "-I", "-c", BESIDE_A_NEW_THREAD, str(SOURCE)]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "started\n"
 
 
 def own_network() -> None:

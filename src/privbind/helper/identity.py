@@ -33,7 +33,7 @@ def take(account: Account, keep: tuple[int, ...]) -> None:
     Needs CAP_SETUID, CAP_SETGID, and "keep capabilities" set. ``keep`` are the capabilities that are permitted and
     effective afterwards, no others. Raises PrivbindError when no number is free.
     """
-    posix.setgroups(())
+    process.clear_thread_groups()
     trying = capabilities.mask(capabilities.CAP_SETUID, capabilities.CAP_SETGID, *keep)
     forbidden = {account.uid, account.gid, *account.groups}
     checks = process.can_tell_alone()
@@ -65,8 +65,7 @@ def _candidates() -> list[int]:
 def _become(number: int) -> bool:
     """Take a gid and a uid; False when the user namespace does not map them (EINVAL)."""
     try:
-        posix.setresgid(number, number, number)
-        posix.setresuid(number, number, number)
+        process.set_thread_ids(number, number)
     except OSError:
         return False
     return True

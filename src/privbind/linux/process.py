@@ -32,7 +32,8 @@ def fork_without_sigchld() -> int:
     """Like fork(2), but the child's end raises no SIGCHLD here: clone(2) with exit signal 0.
 
     The child is waited for with `WAIT_ALL`, and nothing else of this process's children is. Python's own bookkeeping
-    after a fork is not run: for a process with a single thread there is none that matters.
+    after a fork is not run: for a process with a single thread there is none that matters. Nor is the C library's: in
+    the child it still counts threads that only this process has, so ids are changed with `set_thread_ids` there.
     """
     return syscall("clone", 0, 0, 0, 0, 0)
 
@@ -145,6 +146,21 @@ def _vector(strings: list[bytes], memory: list[bytearray]) -> bytearray:
         addresses.append(address)
         address += len(string) + 1
     return bytearray(pack(f"{len(addresses) + 1}N", *addresses, 0))
+
+
+def set_thread_ids(uid: int, gid: int) -> None:
+    """Real, effective and saved ids of this thread alone (setresgid(2), then setresuid(2)). Raises OSError.
+
+    The C library's functions change those of all its threads, and wait for each: after `fork_without_sigchld` for ever,
+    if one was just starting.
+    """
+    syscall("setresgid", gid, gid, gid)
+    syscall("setresuid", uid, uid, uid)
+
+
+def clear_thread_groups() -> None:
+    """Leave this thread without supplementary groups (setgroups(2)), as `set_thread_ids` does it. Raises OSError."""
+    syscall("setgroups", 0, 0)
 
 
 def set_file_ids(uid: int, gid: int) -> None:
