@@ -36,7 +36,7 @@ PACKAGES = (
 )
 _LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*", "usr/lib/udev/hwdb.d/*")
 _SIZE_MB = 1536  # sparse: it takes what its files do
-_VERSION = 2  # of what is made here; a higher one makes everything anew
+_VERSION = 3  # of what is made here; a higher one makes everything anew
 
 
 def make(arch: str, release: str) -> Path:
@@ -88,12 +88,14 @@ def _mmdebstrap(arch: str, release: str, tree: Path, *options: str) -> None:
 def _unpack(arch: str, release: str, tree: Path) -> None:
     """For a machine whose programs cannot be run here: the packages' files, and what their scripts would have made.
 
-    That is little: who the users are, and the compiled form of Python's own modules, which is the same on all machines.
+    That is little: who the users are, a folder, and the compiled form of Python's own modules, which is the same on all
+    machines.
     """
     hooks = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
     _mmdebstrap(arch, release, tree, "--variant=extract", "--include=?essential", hooks)
     for name in ("passwd", "group"):
         shutil.copy(tree / f"usr/share/base-passwd/{name}.master", tree / "etc" / name)
+    (tree / "mnt").mkdir(exist_ok=True)
     (tree / "etc/machine-id").touch()  # without this file, systemd asks at a first boot how to set up the system
     for version in ROOT_PYTHONS:
         python, library = f"/usr/bin/python{version}", tree / f"usr/lib/python{version}"
