@@ -47,6 +47,8 @@ MANY = """
 import errno, os, socket, sys
 def bind(port):
     s = socket.socket()
+    # As servers do: connections to one before, which linger for a minute, do not take the port.
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         s.bind(("127.0.0.1", port))
         return "ok"

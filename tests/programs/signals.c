@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// signals BINDS PERIOD_US: binds under a timer without SA_RESTART; each tick's handler binds too.
+// signals BINDS PERIOD_US: binds under a timer without SA_RESTART; each tick's handler binds too. There are as many binds
+// as that, or more until the first tick.
 // Prints the counts of results, those of the handler with `handler-` before them.
 #include "tally.h"
 
@@ -7,10 +8,10 @@
 #include <sys/time.h>
 
 static struct tally *in_main, *in_handler;
+static volatile unsigned tick;
 
 static void on_alarm(int number)
 {
-    static unsigned tick;
     int before = errno;
     (void)number;
     tally_add(in_handler, bind_once(0x20000 | (++tick % 4095 + 1), 80));
@@ -28,7 +29,7 @@ int main(int argc, char **argv)
     struct itimerval often = {{0, period}, {0, period}}, never = {0};
     sigaction(SIGALRM, &action, NULL);
     setitimer(ITIMER_REAL, &often, NULL);
-    for (int i = 0; i < binds; ++i)
+    for (int i = 0; i < binds || tick == 0; ++i)
         tally_add(in_main, bind_once(0x10000 | ((unsigned)i % 4095 + 1), 80));
     setitimer(ITIMER_REAL, &never, NULL);
     int status = tally_print(in_main, "");
