@@ -212,10 +212,11 @@ def dying(when: str) -> None:
     page = notify.new_page()
     delivery, theirs = sockets.pair()
     alive, lifeline = sockets.pair()
+    asker, questions = sockets.pair()
     reader, writer = os.pipe()
     if os.fork() == 0:
-        alive.close()
-        lifeline.close()
+        for end in (alive, lifeline, asker, questions):
+            end.close()
         listener = seccomp.install_listener(seccomp.notify_binds())
         sockets.send_descriptor(delivery, listener)
         sockets.send_descriptor(delivery, listener)
@@ -236,15 +237,20 @@ def dying(when: str) -> None:
     delivery.close()
     if os.fork() == 0:
         os.close(writer)
-        lifeline.close()
-        _die(await_listener(theirs), page, when)
-    alive.close()
+        for end in (lifeline, questions):
+            end.close()
+        _die(await_listener(theirs), page, when, asker)
+    for end in (alive, asker):
+        end.close()
     if os.fork() == 0:
         os.close(writer)
-        backup.serve(theirs, page, lifeline, None)
+        asked = when == "asking"
+        if asked:
+            _answer_when_nobody_hears(questions)
+        backup.serve(theirs, page, lifeline, questions if asked else None)
         os._exit(0)
-    theirs.close()
-    lifeline.close()
+    for end in (theirs, lifeline, questions):
+        end.close()
     os.close(writer)
     with open(reader, "rb") as file:
         print(file.read().decode())
@@ -252,7 +258,19 @@ def dying(when: str) -> None:
         os.wait()
 
 
-def _die(fd: int | None, page: mmap, when: str) -> None:
+def _answer_when_nobody_hears(questions: socket.socket) -> None:
+    """Have this process, a backup, look up threads so slowly that whoever asks has died before the answer."""
+
+    def slow(tid: int) -> int:
+        ended = select.poll()
+        ended.register(questions, 0)  # that the other end is closed is always told
+        ended.poll()
+        return tid
+
+    vars(backup)["_leader_of"] = slow
+
+
+def _die(fd: int | None, page: mmap, when: str, asker: socket.socket) -> None:
     assert fd is not None
     listener = notify.Listener(fd, page)
 
@@ -270,6 +288,10 @@ def _die(fd: int | None, page: mmap, when: str) -> None:
     elif when == "answered":
         listener.receive()
         listener.answer(98)
+        die()
+    elif when == "asking":
+        listener.receive()
+        sockets.send_now(asker.fileno(), backup._QUESTION.pack(1))
         die()
 
 

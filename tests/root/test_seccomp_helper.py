@@ -150,10 +150,14 @@ class TestDeath:
         process.communicate("")
 
     @pytest.mark.parametrize(
-        ("when", "answers"), [("received", "13 ok 13"), ("decided", "98 ok 13"), ("answered", "98 ok 13")]
+        ("when", "answers"),
+        [("received", "13 ok 13"), ("decided", "98 ok 13"), ("answered", "98 ok 13"), ("asking", "13 ok 13")],
     )
     def test_with_a_request_in_its_hands(self, host: Host, when: str, answers: str) -> None:
-        """The backup finds the request, and the answer where there was one: that bind ends, and so do later ones."""
+        """The backup finds the request, and the answer where there was one: that bind ends, and so do later ones.
+
+        Even where it was about to answer a question of the helper's.
+        """
         assert drive(host, "dying", when).lines == [answers]
 
     @pytest.mark.parametrize("round_", range(10))

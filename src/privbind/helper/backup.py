@@ -72,15 +72,18 @@ def serve(delivery: socket, page: mmap, lifeline: socket, questions: socket | No
 
 def _answer(questions: socket) -> bool:
     """Answer a question for a thread's leader; False when there will be no more."""
-    question = questions.recvmsg(_QUESTION.size)[0]
-    if len(question) != _QUESTION.size:
-        return False
-    (tid,) = _QUESTION.unpack(question)
     try:
-        leader = _leader_of(tid)
-    except (OSError, ValueError, IndexError):
-        leader = 0
-    sockets.send_now(questions.fileno(), _ANSWER.pack(tid, leader))
+        question = questions.recvmsg(_QUESTION.size)[0]
+        if len(question) != _QUESTION.size:
+            return False
+        (tid,) = _QUESTION.unpack(question)
+        try:
+            leader = _leader_of(tid)
+        except (OSError, ValueError, IndexError):
+            leader = 0
+        sockets.send_now(questions.fileno(), _ANSWER.pack(tid, leader))
+    except OSError:  # the helper died over its question, of which the lifeline tells
+        return False
     return True
 
 
