@@ -89,9 +89,6 @@ LIMITS_S = {**dict.fromkeys(BARE, 2400), SYSTEMD: 1200, SOFT: 600, HYBRID: 300, 
 PATIENCE = {"amd64": 10, "arm64": 30}
 """How slow an emulated machine is that runs beside others (tests/harness/patience.py)."""
 
-NOT_BY_PROCESSOR = ("`-r`: SO_REUSEPORT", "attacks", "placed grants", "watch", "systemd: the units of the recipes")
-"""What takes an emulated aarch64 hours, and is decided by code that is the same for all processors."""
-
 
 class Run(NamedTuple):
     """One guest: its kernel, how it is started, and what is tried in it."""
@@ -149,8 +146,6 @@ def not_run(cell: str, row: str) -> str:
         return "nothing is refused there"
     if cell.endswith("arm64") and kind in (HYBRID, LEGACY):
         return "how cgroups are laid out does not depend on the processor"
-    if cell.endswith("arm64") and row in NOT_BY_PROCESSOR:
-        return "another processor is emulated slowly, and what decides there is the same on all of them"
     if cell.startswith("6.1-") and kind == SOFT:
         return "Debian 12's systemd, which goes with this kernel, has no soft reboot (systemd 254 has it)"
     return ""
