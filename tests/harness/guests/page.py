@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def page(runs: list[dict[str, Any]]) -> str:
         first = found[0]
         when = "–".join(sorted({min(run["when"] for run in found), max(run["when"] for run in found)}))
         by = ", ".join(sorted({run["accelerator"] for run in found}))
-        took = f"{sum(run['seconds'] for run in found) / 60:.0f} min ({by})"
+        took = f"{math.ceil(sum(run['seconds'] for run in found) / 60)} min ({by})"
         lines.append(f"| {column} | {first['release']} | {first['version']} | {when} | {took} |")
     lines += [
         "",
