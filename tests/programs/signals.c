@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// signals BINDS PERIOD_US: binds under a timer without SA_RESTART; each tick's handler binds too. There are as many binds
-// as that, or more until the first tick.
-// Prints the counts of results, those of the handler with `handler-` before them.
+// signals BINDS PERIOD_US: binds under a timer without SA_RESTART; each tick's handler binds too.
+// There are as many binds as that, or more until the first tick. Prints the counts of results,
+// those of the handler with `handler-` before them.
 #include "tally.h"
 
 #include <signal.h>

@@ -5,6 +5,7 @@ Its first argument is what to do; what comes of it is printed.
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import os
 import select
@@ -258,7 +259,7 @@ def dying(when: str) -> None:
         os.wait()
 
 
-def _answer_when_nobody_hears(questions: socket.socket) -> None:
+def _answer_when_nobody_hears(questions: _socket.socket) -> None:
     """Have this process, a backup, look up threads so slowly that whoever asks has died before the answer."""
 
     def slow(tid: int) -> int:
@@ -270,7 +271,7 @@ def _answer_when_nobody_hears(questions: socket.socket) -> None:
     vars(backup)["_leader_of"] = slow
 
 
-def _die(fd: int | None, page: mmap, when: str, asker: socket.socket) -> None:
+def _die(fd: int | None, page: mmap, when: str, asker: _socket.socket) -> None:
     assert fd is not None
     listener = notify.Listener(fd, page)
 
