@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // signals BINDS PERIOD_US: binds under a timer without SA_RESTART; each tick's handler binds too.
-// There are as many binds as that, or more until the first tick. Prints the counts of results,
-// those of the handler with `handler-` before them.
+// Waits for a first tick at its end. Prints the counts of results, those of the handler with
+// `handler-` before them.
 #include "tally.h"
 
 #include <signal.h>
@@ -29,8 +29,10 @@ int main(int argc, char **argv)
     struct itimerval often = {{0, period}, {0, period}}, never = {0};
     sigaction(SIGALRM, &action, NULL);
     setitimer(ITIMER_REAL, &often, NULL);
-    for (int i = 0; i < binds || tick == 0; ++i)
+    for (int i = 0; i < binds; ++i)
         tally_add(in_main, bind_once(0x10000 | ((unsigned)i % 4095 + 1), 80));
+    while (tick == 0)
+        pause();
     setitimer(ITIMER_REAL, &never, NULL);
     int status = tally_print(in_main, "");
     return tally_print(in_handler, "handler-") | status;
