@@ -130,8 +130,14 @@ def try_bind(
     protocol: int = 0,
     held: list[socket.socket] | None = None,
 ) -> str:
-    """What a bind gives: "ok" or the errno's name. The socket goes to ``held``, or is closed."""
+    """What a bind gives: "ok" or the errno's name. The socket goes to ``held``, or is closed.
+
+    A closed one still has its port while any process of the machine looks at it by /proc/PID/fd (`ss -p` does, and
+    monitoring): with SO_REUSEADDR the next of these binds gets it nevertheless. One that is held does not share.
+    """
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind, protocol)
+    if held is None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     found = bind_to(sock, port, address)
     if held is None or found != "ok":
         sock.close()

@@ -54,6 +54,7 @@ bound = 0
 while True:
     try:
         with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as for try_bind
             s.bind(("127.0.0.1", 80))
         bound += 1
         if bound == 100:

@@ -32,6 +32,7 @@ import privbind
 
 def bind(port, address="127.0.0.1", kind=socket.SOCK_STREAM):
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             s.bind((address, port))
             return "ok"

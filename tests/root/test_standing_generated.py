@@ -17,7 +17,7 @@ from privbind.standing.names import System
 from privbind.standing.resolve import Key, resolve
 
 from ..harness.budget import rounds
-from ..harness.forks import bind_to
+from ..harness.forks import try_bind
 from ..harness.standing import ALICE, BOB, CAROL, DAVE, SUBIDS, USERS, WEB, StandingHost
 
 SETS = rounds(100, 400)
@@ -118,10 +118,8 @@ class Binder:
 
     @staticmethod
     def _bind(protocol: str, address: str, port: int) -> str:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-        with socket.socket(family, kind) as sock:
-            return "01"[bind_to(sock, port, address) in ("ok", "EADDRNOTAVAIL")]
+        return "01"[try_bind(port, address, kind) in ("ok", "EADDRNOTAVAIL")]
 
     def answers(self, wanted: list[tuple[str, str, int]]) -> str:
         """A 1 for each that is not refused, else a 0."""
