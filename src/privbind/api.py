@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .inspect.explain import Explanation
+    from .inspect.verdict import Explanation
 
 __all__ = (
     "Grant",

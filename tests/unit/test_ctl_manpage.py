@@ -11,10 +11,10 @@ import pytest
 
 from privbind.commands import watch
 from privbind.commands.privbindctl import _COMMANDS, HELP
-from privbind.inspect.explain import UNKNOWN, VERDICTS, Explanation, Who
 from privbind.inspect.grants import LiveGrant
 from privbind.inspect.host import Cgroups, Installed, Offer, Shim
 from privbind.inspect.standing import Standing
+from privbind.inspect.verdict import UNKNOWN, VERDICTS, Explanation, Who
 from privbind.inspect.watch import Bind, Process
 from privbind.inspect.watch_events import VERDICTS as WATCHED
 from privbind.inspect.watch_events import Judgement

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from privbind.grant.policy import Policy, Rule
 from privbind.inspect import units
-from privbind.inspect.explain import VERDICTS, Facts, Taken, Who, judge
 from privbind.inspect.rights import Asker, Found, Right, lacks, one_bind, why_not
+from privbind.inspect.verdict import VERDICTS, Facts, Taken, Who, judge
 from privbind.standing.resolve import GID, UID, Key
 
 from ..harness.policies import close_binds, close_rules, packed
