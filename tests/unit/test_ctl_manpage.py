@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from dataclasses import fields
-
-import pytest
 
 from privbind.commands import watch
 from privbind.commands.privbindctl import _COMMANDS, HELP
@@ -99,12 +95,3 @@ def test_the_page_tells_of_every_key_of_the_json() -> None:
     answer = Explanation(rule="", verdict=UNKNOWN, who=Who(1, 1), pid=None, program=None, reserved_below=1024)
     assert set(answer.values()) <= bold
     assert set(VERDICTS) <= set(re.findall(r"[\w-]+", section("JSON")))
-
-
-@pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")
-def test_the_page_is_set_without_a_warning() -> None:
-    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", str(PAGE)]
-    environment = {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(set_page, capture_output=True, text=True, env=environment, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "privbindctl - tell what" in done.stdout

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
-
-import pytest
 
 from privbind.standing.entries import _KEYS, parse
 from privbind.standing.folder import FOLDER, MAX_SIZE
@@ -39,12 +35,3 @@ def test_the_packaged_example_grants_nothing_until_it_is_uncommented() -> None:
     text = EXAMPLE.read_text()
     assert parse(text.encode(), "example") == ()
     assert len(parse(re.sub(r"^#(?! )", "", text, flags=re.MULTILINE).encode(), "example")) == 4
-
-
-@pytest.mark.skipif(shutil.which("man") is None, reason="man is missing")
-def test_the_page_is_set_without_a_warning() -> None:
-    set_page = ["man", "--warnings=w", "--nj", "--encoding=UTF-8", "--local-file", str(PAGE)]
-    environment = {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(set_page, capture_output=True, text=True, env=environment, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "privbind-grants - who may bind" in done.stdout
