@@ -21,32 +21,33 @@ from .needs import need
 
 MOUNTS = """
 mount --make-rprivate /
-mkdir -p /run/privbind-node
-mount -t tmpfs -o mode=755 tmpfs /run/privbind-node
-cp -a /etc /run/privbind-node/etc
-mkdir -p /run/privbind-node/etc/privbind/grants.d
-mount --bind /run/privbind-node/etc /etc
-mkdir /run/privbind-node/dev
-mount --rbind /dev /run/privbind-node/dev
+mount -t tmpfs -o mode=755 tmpfs "$NODE"
+cp -a /etc "$NODE"/etc
+mkdir -p "$NODE"/etc/privbind/grants.d
+mount --bind "$NODE"/etc /etc
+mkdir "$NODE"/dev
+mount --rbind /dev "$NODE"/dev
 mount -t tmpfs -o mode=755 tmpfs /dev
 for name in null zero full random urandom tty net fuse shm mqueue pts; do
-    if [ -d /run/privbind-node/dev/$name ]; then
+    if [ -d "$NODE"/dev/$name ]; then
         mkdir /dev/$name
-    elif [ -e /run/privbind-node/dev/$name ]; then
+    elif [ -e "$NODE"/dev/$name ]; then
         : > /dev/$name
     else
         continue
     fi
-    mount --rbind /run/privbind-node/dev/$name /dev/$name
+    mount --rbind "$NODE"/dev/$name /dev/$name
 done
 ln -s pts/ptmx /dev/ptmx
 ln -s /proc/self/fd /dev/fd
 : > /dev/log
 mount --bind "$LOG" /dev/log
 mount -t tmpfs -o mode=755 tmpfs /var/lib/containers 2>/dev/null || :
-mount -t tmpfs -o mode=755 tmpfs /usr/local/libexec 2>/dev/null || :
+mkdir "$NODE"/above "$NODE"/work
+mount -t overlay -o lowerdir=/usr/local,upperdir="$NODE"/above,workdir="$NODE"/work overlay /usr/local
+mkdir -p /usr/local/libexec
 """
-"""/etc is a copy, the log is the test's own; /dev has what containers need."""
+"""What is written into /etc and /usr/local stays here; the log is the test's own, and /dev has what containers need."""
 
 PURE = """
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -70,11 +71,13 @@ class Node(Host):
         self._log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._log.bind(str(folder / "log"))
         self._log.setblocking(False)
+        node = folder / "node"
+        node.mkdir()
         self._mounts = self.popen(
             ["unshare", "--mount", "sh", "-ec", f"{MOUNTS}{PURE if pure else ''}\necho ready; exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"LOG": str(folder / "log")},
+            env=os.environ | {"LOG": str(folder / "log"), "NODE": str(node)},
         )
         assert self._mounts.stdout is not None
         assert self._mounts.stdout.readline() == "ready\n"

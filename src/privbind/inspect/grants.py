@@ -165,16 +165,20 @@ def _on_cgroups(unseen: list[str], notes: list[str]) -> Iterator[LiveGrant]:
 
 def _standing(path: str, fd: int, notes: list[str]) -> list[LiveGrant]:
     """The standing grants that are in force on a cgroup, by holder."""
+    from shlex import quote
+
     from ..standing import load, table, text
 
     with load.Target(Cgroup(path, posix.dup(fd), 0, exact=False)) as target:
         found = load.in_force(target)
+        cgroup = "" if target.is_root else f" --cgroup={quote(path)}"
     if found is None:
         return []
     if not found.complete:
-        notes.append(f"standing grants on cgroup '{path}' are there for one address family only (privbindctl load)")
+        missing = f"are there for one address family only (privbindctl load{cgroup})"
+        notes.append(f"standing grants on cgroup '{path}' {missing}")
     granted = text.decode(found.text)
-    notes += _changed(granted)
+    notes += _changed(granted, path, cgroup)
     return [
         LiveGrant(
             mechanism="bpf",
@@ -195,19 +199,18 @@ def _standing(path: str, fd: int, notes: list[str]) -> list[LiveGrant]:
     ]
 
 
-def _changed(granted: dict[Key, Granted]) -> list[str]:
-    """Whether the files grant something else by now than what was loaded from them."""
+def _changed(granted: dict[Key, Granted], path: str, cgroup: str) -> list[str]:
+    """Whether the files grant something else by now than what was loaded; ``cgroup`` is the option that names it."""
     from .standing import by_files
 
     try:
         now = by_files()
     except PrivbindError as error:
-        return [f"the files of grants have an error by now, so what is in force stays: {error}"]
+        return [f"the files of grants have an error by now, so what is in force on cgroup '{path}' stays: {error}"]
     if now == granted:
         return []
-    return [
-        "the files grant something else by now (privbindctl check --diff says what; privbindctl load puts it in force)"
-    ]
+    remedy = f"privbindctl check --diff{cgroup} says what; privbindctl load{cgroup} puts it in force"
+    return [f"the files grant something else by now than is in force on cgroup '{path}' ({remedy})"]
 
 
 def _published(program: int, path: str, fd: int) -> LiveGrant | None:

@@ -64,6 +64,11 @@ class Target:
             found.close()
             raise PrivbindError("the kernel has no SO_NETNS_COOKIE (Linux 5.14 has it)") from error
 
+    @property
+    def is_root(self) -> bool:
+        """Whether it is the root of cgroup v2, and so the whole host."""
+        return self.cgroup.identity == _ROOT
+
     def __enter__(self) -> Self:
         return self
 
