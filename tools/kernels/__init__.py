@@ -6,15 +6,22 @@ Everything is kept in a cache outside the tree (`CACHE`); nothing is installed o
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 
 def _cache() -> Path:
     """Where all of it is kept: $XDG_CACHE_HOME/privbind-kernels, or below /var/cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache") / "privbind-kernels"
+    told = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG base directory specification: one that is not absolute is to be ignored.
+    return Path(told if os.path.isabs(told) else "/var/cache") / "privbind-kernels"
 
 
 CACHE = _cache()
@@ -65,6 +72,31 @@ class Kernel(NamedTuple):
 
 class FailedError(Exception):
     """Something could not be fetched, made or started; the text says what, and what was said about it."""
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file in one step: it is never there in part, whenever this is ended."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    new.rename(path)
+
+
+@contextlib.contextmanager
+def hold(cache: Path) -> Iterator[None]:
+    """Have the cache for this run alone, without what runs that were killed left there. Raises FailedError."""
+    if re.search(r"[^\w/.+@~-]", str(cache)):
+        raise FailedError(f"the cache '{cache}' has a character in its name that make or qemu would take apart")
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FailedError(f"another run uses '{cache}'; wait for it, or set XDG_CACHE_HOME") from None
+        mounts = Path("/proc/self/mounts").read_text()
+        for old in [*cache.glob("guest-*"), *cache.glob("root-*")]:
+            if f" {old}/" not in mounts:  # parts of this machine, where mmdebstrap was killed as well
+                shutil.rmtree(old, ignore_errors=True)
+        yield
 
 
 def run(*command: object, cwd: Path | None = None, given: bytes | None = None) -> str:

@@ -8,6 +8,7 @@ are. Signatures are checked against Debian's own keys.
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 from . import CACHE, FailedError, run
@@ -101,9 +102,9 @@ class Archive:
 
     def unpack(self, packages: list[str], folder: Path) -> None:
         """Fetch these packages, and unpack their files into a folder."""
-        debs = self._folder / "debs"
-        debs.mkdir(exist_ok=True)
-        self.download(packages, debs)
-        for deb in debs.glob("*.deb"):
-            run("dpkg", "-x", deb, folder)
-            deb.unlink()
+        # A new folder each time: what an interrupted download left is not to be unpacked with these.
+        with tempfile.TemporaryDirectory(prefix="debs-", dir=self._folder) as name:
+            debs = Path(name)
+            self.download(packages, debs)
+            for deb in debs.glob("*.deb"):
+                run("dpkg", "-x", deb, folder)

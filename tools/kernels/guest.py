@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import ARM, CACHE, FailedError, Kernel
+from . import ARM, CACHE, FailedError, Kernel, write
 from .kernel import pack
 from .root import native
 
@@ -59,13 +59,15 @@ class Guest:
         processors = 2 if self.accelerator == "kvm" else 1
         program, options, console = _MACHINES[kernel.arch]
         disks = [
-            f"file={root},format=raw,if=virtio,snapshot=on",
+            # Where this machine's disk is full, the guest is told so: else qemu would stop it, and say nothing.
+            f"file={root},format=raw,if=virtio,snapshot=on,werror=report",
             *([f"file={payload},format=raw,if=virtio,readonly=on"] if payload else []),
             f"file={self._left},format=raw,if=virtio",
         ]
-        line = ["console=" + console, "panic=-1", "loglevel=4", f"privbind.init={init}", *words]
+        line = ["console=" + console, "panic=-1", "loglevel=4", "log_buf_len=16M", f"privbind.init={init}", *words]
         command = [
-            *("nice", "-n", "5", program, *options),
+            # It ends with us, also where we are killed.
+            *("setpriv", "--pdeathsig", "KILL", "nice", "-n", "5", program, *options),
             *("-accel", self.accelerator, "-cpu", "host" if self.accelerator == "kvm" else "max"),
             *("-smp", str(processors), "-m", str(memory_mb)),
             *("-nic", "none", "-no-reboot", "-display", "none", "-monitor", "none"),
@@ -96,27 +98,41 @@ class Guest:
             self._process.stdout.close()
         self._folder.cleanup()
 
-    def wait(self, limit_s: float) -> str:
-        """Wait until it has powered off; what it said. Raises FailedError where that takes too long."""
-        ended = True
+    def wait(self, limit_s: float, *, sign: str = "", sign_s: float = 0) -> str:
+        """Wait until it has powered off; what it said. Raises FailedError where that takes too long.
+
+        After ``sign_s`` seconds it must have said ``sign``, if one is given.
+        """
+        late = ""
         qemu = ""
         try:
-            qemu, _ = self._process.communicate(timeout=limit_s)
+            try:
+                qemu, _ = self._process.communicate(timeout=sign_s if sign else limit_s)
+            except subprocess.TimeoutExpired:
+                if not sign:
+                    raise
+                if sign not in self._read():
+                    late = f"the guest had not said '{sign}' after {sign_s:.0f} s"
+                    raise
+                qemu, _ = self._process.communicate(timeout=limit_s - sign_s)
         except subprocess.TimeoutExpired:
-            ended = False
+            late = late or f"the guest was still running after {limit_s:.0f} s"
             self._process.kill()
             self._process.wait()
-        self.said = self._console.read_text("utf-8", "replace") if self._console.exists() else ""
-        if not ended:
-            raise FailedError(f"the guest was still running after {limit_s:.0f} s:\n{self.said[-4000:]}")
+        self.said = self._read()
+        if late:
+            raise FailedError(f"{late}:\n{self.said[-4000:]}")
         if self._process.returncode != 0:
             raise FailedError(f"qemu ended with {self._process.returncode}: {qemu}\n{self.said[-4000:]}")
         return self.said
 
+    def _read(self) -> str:
+        return self._console.read_text("utf-8", "replace") if self._console.exists() else ""
+
     def left(self) -> dict[str, bytes]:
         """The files that it left behind, by name; none where it did not come to that."""
         try:
-            with tarfile.open(self._left) as tar:
+            with tarfile.open(self._left, "r:") as tar:  # of zeros alone, others take long to guess
                 return {entry.name.removeprefix("./"): file.read() for entry in tar if (file := tar.extractfile(entry))}
         except tarfile.ReadError:
             return {}
@@ -149,5 +165,5 @@ def choose_accelerator(kernel: Kernel, root: Path) -> str:
                 found = "kvm"
     except FailedError:
         pass
-    told.write_text(f"{boot} {found}")
+    write(told, f"{boot} {found}")
     return found

@@ -10,14 +10,14 @@ import re
 import shutil
 from pathlib import Path
 
-from . import CACHE, ROOT_SUITES, SERIES, FailedError, Kernel, run
+from . import CACHE, ROOT_SUITES, SERIES, FailedError, Kernel, run, write
 from .archive import Archive
 
 _TO_START = ("virtio_pci", "virtio_mmio", "virtio_blk", "ext4")
 """Modules that a guest needs to reach its root file system, where they are not built in."""
 _TO_TEST = ("sctp", "overlay", "autofs4", "tun", "dm_mod", "nf_tables", "veth")
 """Modules that tests use; a kernel may have none of them."""
-_REQUIRED = ("BPF_SYSCALL", "CGROUP_BPF", "SECCOMP_FILTER", "AUDIT", "DEVTMPFS", "IPV6")
+_REQUIRED = ("BPF_SYSCALL", "CGROUP_BPF", "SECCOMP_FILTER", "AUDIT", "BPF_JIT_DEFAULT_ON", "DEVTMPFS", "IPV6")
 _VERSION = "1"  # of what is made here; a higher one makes everything anew
 
 
@@ -49,7 +49,7 @@ def fetch(series: str, arch: str, *, anew: bool = True) -> Kernel:
     _make_initramfs(modules, arch, folder)
     shutil.rmtree(unpacked)
     facts = {"made": made, "series": series, "arch": arch, "release": modules.name, "version": archive.version(image)}
-    told.write_text(json.dumps(facts))
+    write(told, json.dumps(facts))
     return _read(told)
 
 

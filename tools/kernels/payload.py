@@ -86,6 +86,8 @@ def _add_system_files(tree: Path) -> None:
 def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = "root"
+    # Every user of the guest may read it, whatever umask the sources were checked out with.
+    entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
     return entry
 
 
