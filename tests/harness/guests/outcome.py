@@ -6,6 +6,8 @@ import re
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
+from .plan import INSIDE, ROOT, ROWS, Run
+
 
 class Case(NamedTuple):
     """One test of a guest: its file, its name, how it ended ("passed", "failed", "skipped"), why, and what it noted."""
@@ -37,14 +39,34 @@ def cases(junit: bytes) -> list[Case]:
     return found
 
 
+def untried(run: Run, found: list[Case]) -> list[str]:
+    """What a guest was to try and has not: files of which it tells nothing, and rows of which every test is skipped."""
+    told = {case.file for case in found}
+    tried = {case.file for case in found if case.result != "skipped"}
+    files = {row: [test.format(inside=INSIDE, root=ROOT) for test in ROWS[row][1]] for row in run.rows}
+    missing = [test for test in run.tests if test not in told]
+    return missing + [row for row, tests in files.items() if not tried.intersection(tests)]
+
+
 _BAD = re.compile(
-    r"\bBUG:|\bOops\b|\bWARNING:|Call Trace|general protection|\bpanic\b|soft lockup|hung task|blocked for more than"
-    r"|unable to handle|segfault at|INFO: rcu|UBSAN|KASAN|privbind"
+    # What goes wrong in the kernel, in the words of x86 and of arm64.
+    r"\bBUG:|kernel BUG at|\bOops\b|\bWARNING:|Call [Tt]race|cut here|Internal error|[Uu]nable to handle"
+    r"|general protection|invalid opcode|stack segment|double fault|unchecked MSR access|\bpanic\b"
+    r"|soft lockup|hard LOCKUP|hung task|blocked for more than|INFO: rcu|kthread starved|INFO: possible"
+    r"|UBSAN|KASAN|KCSAN|KFENCE|refcount_t:|list_\w+ corruption|unregister_netdevice: waiting"
+    # What it does to programs.
+    r"|segfault at|\btraps: |unhandled exception:|bad frame in|oom-killer|Out of memory|page allocation failure"
+    # A disk of this machine that is full.
+    r"|I/O error|EXT4-fs error"
+    # A seccomp filter has killed what is of no audit session: systemd, or a service. Kills in the run of the tests are
+    # judged there, where it is known which were provoked (seccomp_kills.py).
+    r"|type=1326 .* ses=4294967295 .* sig=(?!0\b)"
+    r"|privbind"
 )
 _HARMLESS = re.compile(
-    r"Command line:|Kernel command line:|Unknown kernel command line parameters|privbind\.\w+=|systemd\[|"
-    # Kills by seccomp filters are judged by the run of the tests, which knows who provoked them (seccomp_kills.py).
-    r"audit: type=1326|"
+    r"Command line:|Kernel command line:|Unknown kernel command line parameters|privbind\.\w+=|"
+    r"systemd\[\d+\]: (?!segfault|unhandled)|"
+    r"type=1326 .* ses=(?!4294967295 )|"
     # What a kernel for virtual machines says of a mitigation that the emulated processor does not have.
     r"Speculat|Spectre|MDS|MMIO Stale|Retbleed"
 )

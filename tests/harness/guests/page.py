@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .plan import CELLS, INSIDE, LEFT_OUT, ROOT, ROWS, not_run
+from .plan import runs as planned
 from .stated import FEATURES
 
 MECHANISMS = ("bpf", "seccomp", "preload", "ambient")
@@ -28,12 +29,13 @@ TARGET = os.environ.get("PRIVBIND_KERNELS_PAGE", "")
 def write(results: Path) -> None:
     """Write the page from the latest results of all guests."""
     if TARGET and results.is_dir():
-        Path(TARGET).write_text(page([json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]))
+        files = [results / f"{run}.json" for run in planned("all", short=False)]
+        Path(TARGET).write_text(page([json.loads(path.read_text()) for path in files if path.exists()]))
 
 
-def page(runs: list[dict[str, Any]]) -> str:
-    """The page's text."""
-    by_cell: dict[str, list[dict[str, Any]]] = {cell: [run for run in runs if run["cell"] == cell] for cell in CELLS}
+def page(told: list[dict[str, Any]]) -> str:
+    """The page's text, from what guests have left."""
+    by_cell: dict[str, list[dict[str, Any]]] = {cell: [run for run in told if run["cell"] == cell] for cell in CELLS}
     columns = [f"{cell.rpartition('-')[0]}, {_machine(cell)}" for cell in CELLS]
     lines = [_HEAD]
     lines += [
@@ -47,11 +49,12 @@ def page(runs: list[dict[str, Any]]) -> str:
         if not found:
             lines.append(f"| {column} | not tried yet | | | |")
             continue
-        first = found[0]
+        # More than one where the archive has got a newer kernel, and not all guests have run since.
+        kernel, version = (", ".join(sorted({run[name] for run in found})) for name in ("release", "version"))
         when = "–".join(sorted({min(run["when"] for run in found), max(run["when"] for run in found)}))
         by = ", ".join(sorted({run["accelerator"] for run in found}))
         took = f"{math.ceil(sum(run['seconds'] for run in found) / 60)} min ({by})"
-        lines.append(f"| {column} | {first['release']} | {first['version']} | {when} | {took} |")
+        lines.append(f"| {column} | {kernel} | {version} | {when} | {took} |")
     lines += [
         "",
         "## Mechanisms",
@@ -90,6 +93,8 @@ def page(runs: list[dict[str, Any]]) -> str:
     ]
     lines += ["", "Tests of these files that no guest runs, by words in their names:", ""]
     lines += [f"- {words.replace(' or ', ', ')}: {why}" for words, why in LEFT_OUT.items()]
+    if wrong := _wrong(told):
+        lines += ["", "What else went wrong:", "", *wrong]
     if skipped := _skipped(by_cell):
         lines += ["", "Skipped there, and why:", "", *skipped]
     return "\n".join(lines) + "\n"
@@ -142,6 +147,17 @@ def _count(runs: list[dict[str, Any]], cell: str, row: str) -> str:
     passed = sum(case["result"] == "passed" for case in found)
     failed = [case for case in found if case["result"] == "failed"]
     return f"**{len(failed)} failed**, {passed}" if failed else str(passed)
+
+
+def _wrong(told: list[dict[str, Any]]) -> list[str]:
+    """What is no test's: guests that did not come to an end, and what their kernels complained of."""
+    lines = []
+    for run in told:
+        where = f"{run['cell']}, {run['kind']}"
+        if run.get("status", "0") not in ("0", "1"):
+            lines.append(f"- {where}: ended with {run['status']}, and tried only a part")
+        lines += [f"- {where}: `{line}`" for line in run["complaints"]]
+    return lines
 
 
 def _skipped(by_cell: dict[str, list[dict[str, Any]]]) -> list[str]:

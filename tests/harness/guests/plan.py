@@ -121,6 +121,11 @@ class Run(NamedTuple):
         return LIMITS_S[self.kind] * (3 if self.arch == "arm64" else 1)
 
     @property
+    def start_s(self) -> int:
+        """How long it may take to begin with its tests, and to power off after them."""
+        return 300 * (3 if self.arch == "arm64" else 1)
+
+    @property
     def patience(self) -> int:
         """By how much its tests wait longer, and try less often."""
         return PATIENCE[self.arch]
@@ -154,11 +159,11 @@ def not_run(cell: str, row: str) -> str:
 def runs(wanted: str, *, short: bool) -> list[Run]:
     """The guests to start for what KERNELS names: "all", or series or cells ("6.1", "6.1-arm64"), comma-separated."""
     names = wanted.replace(",", " ").split()
-    cells = [cell for cell in CELLS if wanted == "all" or cell in names or cell.rpartition("-")[0] in names]
+    known = {name: [cell for cell in CELLS if name in ("all", cell, cell.rpartition("-")[0])] for name in names}
+    cells = [cell for cell in CELLS if any(cell in meant for meant in known.values())]
     if short:
         cells = ["6.1-amd64"]
-    unknown = [name for name in names if name != "all" and not any(cell.startswith(name) for cell in CELLS)]
-    if unknown or not cells:
+    if not all(known.values()) or not cells:
         raise ValueError(f"KERNELS names no kernel of ours: {wanted} (one of: all {' '.join(CELLS)}, or a series)")
     found = []
     for cell in cells:

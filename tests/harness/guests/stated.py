@@ -47,7 +47,7 @@ _6_12 = _6_1 | {"opens-threads", "landlock-ports"}
 STATED = {
     "5.10": Stated(
         {"bpf": _NONE, "seccomp": _NONE, "preload": _NONE, "ambient": _WIDE},
-        {"bpf": ("", "Linux 5.14"), "seccomp": _NO_COOKIE, "preload": _NO_COOKIE},
+        {"bpf": ("cannot lift the capability check", "Linux 5.14"), "seccomp": _NO_COOKIE, "preload": _NO_COOKIE},
         ("", "", "ambient"),
         frozenset({"udplite", "sctp"}),
         standing=False,

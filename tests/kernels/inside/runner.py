@@ -33,6 +33,7 @@ def words() -> dict[str, str]:
 def main() -> None:
     """Run the tests and power off, whatever happens."""
     given = words()
+    print("guest: up", flush=True)
     if "privbind.again" in given and not OUT.exists():
         OUT.mkdir()
         # This unit runs when the boot is complete, as seen from units that have no order with it.
@@ -46,18 +47,24 @@ def main() -> None:
     except subprocess.TimeoutExpired:
         status = "too long"
     finally:
-        log = subprocess.run(["dmesg"], stdout=subprocess.PIPE, check=False).stdout
-        leave(
-            {
-                "status": f"{status}\n".encode(),
-                "kernel.log": log,
-                "seconds": f"{time.monotonic() - began:.1f} {Path('/proc/uptime').read_text().split()[0]}\n".encode(),
-                **{path.name: path.read_bytes() for path in OUT.iterdir() if path.is_file()},
-            }
-        )
-        print(f"guest: done ({status})", flush=True)
-        if "privbind.shell" not in given:
-            subprocess.run(["busybox", "poweroff", "-f"], check=False)
+        try:
+            tell(status, time.monotonic() - began)
+        finally:
+            if "privbind.shell" not in given:
+                subprocess.run(["busybox", "poweroff", "-f"], check=False)
+
+
+def tell(status: str, seconds: float) -> None:
+    """Leave what there is to say."""
+    leave(
+        {
+            "status": f"{status}\n".encode(),
+            "kernel.log": subprocess.run(["dmesg"], stdout=subprocess.PIPE, check=False).stdout,
+            "seconds": f"{seconds:.1f} {Path('/proc/uptime').read_text().split()[0]}\n".encode(),
+            **{path.name: path.read_bytes() for path in OUT.iterdir() if path.is_file()},
+        }
+    )
+    print(f"guest: done ({status})", flush=True)
 
 
 def run_tests(given: dict[str, str]) -> int:
