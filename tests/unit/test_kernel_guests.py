@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -78,6 +79,18 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     assert json.loads(told.read_text()) == {"made": "1"}
 
 
+def test_what_failed_is_told() -> None:
+    with pytest.raises(FailedError, match=r"^sh -c exit 3 … a-package ended with 3: $"):
+        kernels.run("sh", "-c", "exit 3", "apt-cache", "show", "a-package")
+
+
+def test_a_machine_without_lists_of_packages_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "codename", lambda: "bookworm")
+    monkeypatch.setattr(archive, "run", lambda *_: "")
+    with pytest.raises(FailedError, match=r"no source for bookworm, .* or no lists of it \(apt-get update"):
+        archive.mirrors()
+
+
 def test_what_an_interrupted_download_left_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = object.__new__(archive.Archive)
     made._folder = tmp_path
@@ -150,6 +163,18 @@ def machine(qemu: Path, tmp_path: Path) -> Path:
     """A folder for guests."""
     del qemu
     return tmp_path
+
+
+def test_a_disk_without_room_for_what_a_guest_tells_is_told_at_once(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        start(machine)
+    assert not list(machine.glob("guest-*"))
 
 
 def test_a_guest_that_ends(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,5 +113,7 @@ def run(*command: object, cwd: Path | None = None, given: bytes | None = None) -
     )
     if done.returncode != 0:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
-        raise FailedError(f"{' '.join(words[:3])} … ended with {done.returncode}: {said[-2000:]}")
+        # The last word is what it was to do it with: a package, mostly.
+        called = " ".join([*words[:3], "…", *words[3:][-1:]])
+        raise FailedError(f"{called} ended with {done.returncode}: {said[-2000:]}")
     return done.stdout.decode("utf-8", "replace")

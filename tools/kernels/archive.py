@@ -30,7 +30,10 @@ def mirrors() -> dict[bool, str]:
     lines = run("apt-get", "indextargets", "--format", "$(RELEASE) $(SITE)", "Identifier: Packages").splitlines()
     sites = dict(reversed([(suite, site) for suite, _, site in (line.partition(" ") for line in lines)]))
     if release not in sites:
-        raise FailedError(f"apt on this machine has no source for {release}, whose mirror would be used")
+        raise FailedError(
+            f"apt on this machine has no source for {release}, whose mirror would be used, or no lists of it "
+            "(apt-get update fetches them)"
+        )
     return {False: sites[release], True: sites.get(f"{release}-security", "")}
 
 

@@ -50,21 +50,31 @@ class Guest:
         self._folder = tempfile.TemporaryDirectory(prefix="guest-", dir=CACHE)
         folder = Path(self._folder.name)
         self._console = folder / "console"
-        initramfs = _initramfs(kernel, folder)
         self._left = folder / "left"
-        with self._left.open("wb") as file:
-            file.truncate(_LEFT_BEHIND_SIZE)
-        self.accelerator = accelerator or choose_accelerator(kernel, root)
+        try:
+            with self._left.open("wb") as file:
+                # A full disk is told now, not after an hour.
+                os.posix_fallocate(file.fileno(), 0, _LEFT_BEHIND_SIZE)
+            self.accelerator = accelerator or choose_accelerator(kernel, root)
+            initramfs = _initramfs(kernel, folder)
+            disks = [
+                # Where this machine's disk is full, the guest is told so: else qemu would stop it, and say nothing.
+                f"file={root},format=raw,if=virtio,snapshot=on,werror=report",
+                *([f"file={payload},format=raw,if=virtio,readonly=on"] if payload else []),
+                f"file={self._left},format=raw,if=virtio,werror=report",
+            ]
+            self._process = self._start(kernel, initramfs, disks, (f"privbind.init={init}", *words), memory_mb)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def _start(
+        self, kernel: Kernel, initramfs: Path, disks: list[str], words: tuple[str, ...], memory_mb: int
+    ) -> subprocess.Popen[str]:
         # Two emulated processors wait for each other more than they work.
         processors = 2 if self.accelerator == "kvm" else 1
         program, options, console = _MACHINES[kernel.arch]
-        disks = [
-            # Where this machine's disk is full, the guest is told so: else qemu would stop it, and say nothing.
-            f"file={root},format=raw,if=virtio,snapshot=on,werror=report",
-            *([f"file={payload},format=raw,if=virtio,readonly=on"] if payload else []),
-            f"file={self._left},format=raw,if=virtio",
-        ]
-        line = ["console=" + console, "panic=-1", "loglevel=4", "log_buf_len=16M", f"privbind.init={init}", *words]
+        line = ["console=" + console, "panic=-1", "loglevel=4", "log_buf_len=16M", *words]
         command = [
             # It ends with us, also where we are killed.
             *("setpriv", "--pdeathsig", "KILL", "nice", "-n", "5", program, *options),
@@ -76,12 +86,12 @@ class Guest:
             *("-serial", f"file:{self._console}"),
         ]
         # TMPDIR: qemu writes the changes to disks there, for snapshot=on.
-        self._process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(folder)},
+            env=os.environ | {"TMPDIR": self._folder.name},
             text=True,
         )
 
