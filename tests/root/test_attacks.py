@@ -312,7 +312,7 @@ def listed(host: Host) -> tuple[list[dict[str, object]], Result]:
 def test_a_lease_does_not_hold_up_ls(host: Host) -> None:
     """open(2) would wait for its owner: 45 seconds for each fake, as the kernel is set up."""
     break_time = int(Path("/proc/sys/fs/lease-break-time").read_text())
-    fake = host.popen(["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", *python(FAKE)], stdin=-1, stdout=-1)
+    fake = host.popen(["setpriv", "--reuid=65533", "--clear-groups", *python(FAKE)], stdin=-1, stdout=-1)
     assert read_line(fake) == "ready\n"
     program = host.popen([Path(host.privbind).with_name("privbindctl"), "ls"], stdout=-1, stderr=-1)
     _, said = program.communicate(timeout=break_time - 5)

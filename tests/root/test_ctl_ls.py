@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,7 +247,7 @@ sys.stdin.read()
 @contextlib.contextmanager
 def pretender(host: Host, content: bytes) -> Iterator[int]:
     """A process that claims to be a helper with this ledger."""
-    argv = [sys.executable, "-I", "-c", PRETENDER, str(SOURCE)]
+    argv = ["setpriv", "--reuid=65533", "--clear-groups", *python(PRETENDER, str(SOURCE))]
     process = host.popen(argv, stdin=-1, stdout=-1)
     assert process.stdin is not None
     process.stdin.write(content.hex() + "\n")

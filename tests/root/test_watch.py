@@ -27,6 +27,7 @@ from ..harness.situations import (
     BINDER,
     BOUND,
     BY_NONE,
+    CAPABLE,
     EXPLAINED,
     FAILED,
     GRANTS,
@@ -499,6 +500,49 @@ def test_a_process_that_calls_itself_a_helper(place: StandingHost, watcher: Watc
     for pid, name in ((alice.pid, "alice"), (process.pid, "bob")):
         (bind,) = watcher.wait(lambda bind, pid=pid: bind["pid"] == pid)  # type: ignore[misc]
         assert (bind["user"], bind["verdict"], bind["helper"]) == (name, REFUSED, None)
+    process.communicate("")
+
+
+# A process that looks like a helper but for its uid, and binds. Its arguments: for which process it says it did that;
+# "apart" for user and network namespaces of its own, with a uid of helpers there.
+PRETENDER = """
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None)
+said = "mechanism preload|grant any reserved port|holder command|user root|uid 0|gid 0|since 1000000000000"
+file = os.memfd_create("privbind_grant")
+os.write(file, bytes(24) + f"privbind grant 1|{said}|pid {sys.argv[1]}|".replace("|", chr(10)).encode())
+if sys.argv[2] == "apart":
+    uid = os.getuid()
+    assert libc.unshare(0x50000000) == 0  # CLONE_NEWUSER | CLONE_NEWNET
+    with open("/proc/self/uid_map", "w") as map: map.write(f"65533 {uid} 1")
+class Program(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+code = ctypes.create_string_buffer(b"\\x06\\0\\0\\0\\0\\0\\xff\\x7f")  # return SECCOMP_RET_ALLOW
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(Program(1, ctypes.addressof(code))), 0, 0) == 0
+libc.prctl(15, b"privbind-helper", 0, 0, 0)
+s = socket.socket()
+try: s.bind(("0.0.0.0", 85)); print("ok", flush=True)
+except OSError as error: print(error.errno, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("where", ["here", "apart"])
+def test_a_helper_that_is_none_blames_nobody(place: StandingHost, watcher: Watcher, where: str) -> None:
+    """Neither with the capability, nor as root of a user namespace of its own; explain believes it as little."""
+    alice = user("alice")(place)
+    options = CAPABLE if where == "here" else ()
+    argv = place.words_as("bob", python(PRETENDER, str(alice.pid), where), *options)
+    process = place.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ok\n"
+    (bind,) = watcher.wait(lambda bind: bind["port"] == 85)
+    assert (bind["pid"], bind["user"]) == (process.pid, "bob")
+    if where == "here":
+        assert (bind["verdict"], bind["right"], bind["helper"], bind["capability"]) == (BY_NONE, [], None, True)
+    found = json.loads(place.ctl("explain", "tcp:85", f"--pid={alice.pid}", "--json").ok().out)
+    assert (found["verdict"], found["right"]) == (EXPLAINED[REFUSED], [])
     process.communicate("")
 
 

@@ -2,8 +2,8 @@
 """The live grants on this host, of all mechanisms, found where the kernel keeps them: there is no file of them.
 
 bpf's are on cgroups, preload's and seccomp's in the memory of their helpers; of ambient only the capability itself is
-left, so a grant by ambient is a guess. Anybody may make something that claims to be a grant: it is shown, but nothing
-is done because of it.
+left, so a grant by ambient is a guess. What a process publishes counts when it runs as helpers do, with a number that
+only root can take; in a user namespace that is the root who made it. It is shown, but nothing is done because of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..grant import counters, record
 from ..grant.grant import Grant
 from ..grant.holder import COMMAND
 from ..grant.policy import MAX_RULES, MAX_U32, number
-from ..helper import ledger
+from ..helper import identity, ledger
 from ..linux import bpf, capabilities, hierarchy, procfs
 from ..linux.cgroup import Cgroup, CgroupError
 from ..linux.memory import link_of
@@ -236,11 +236,11 @@ def of_helpers(unseen: list[str]) -> Iterator[LiveGrant]:
     hidden = 0
     processes = _Processes()
     for pid, status in _statuses(lambda pid: procfs.name(pid) == _HELPER):
-        if not _is_helper(status):
+        if not is_helper(pid, status):
             continue
         place = f"process {pid}"
         try:
-            grant = _of_helper(pid, place, processes)
+            grant = _of_helper(pid, status, place, processes)
         except PermissionError:
             hidden += 1
             held = int(status.get("CapPrm", "0"), 16)
@@ -264,24 +264,39 @@ def of_helper(pid: int) -> LiveGrant | None:
     """What a helper publishes; None for a process that is no helper, or has ended. Needs CAP_SYS_PTRACE."""
     try:
         status = procfs.status(pid)
-        if not _is_helper(status):
+        if not is_helper(pid, status):
             return None
-        return _of_helper(pid, f"process {pid}", _Processes())
+        return _of_helper(pid, status, f"process {pid}", _Processes())
     except (OSError, ValueError):
         return None
 
 
-def _is_helper(status: dict[str, str]) -> bool:
-    """Whether a process that has a helper's name is locked in as a helper is."""
-    return status.get("NoNewPrivs") == "1" and status.get("Seccomp") == _SECCOMP_FILTER
+def is_helper(pid: int, status: dict[str, str] | None = None) -> bool:
+    """Whether a process that has a helper's name is locked in as a helper is, and has the uid of one.
+
+    So nobody else can say that a bind was somebody else's, or that he had a grant for it.
+    """
+    try:
+        said = status or procfs.status(pid)
+        locked_in = said.get("NoNewPrivs") == "1" and said.get("Seccomp") == _SECCOMP_FILTER
+        return locked_in and identity.is_helpers(procfs.own_uid(pid, _uid(said)))
+    except (OSError, KeyError, ValueError):
+        return False
 
 
-def _of_helper(pid: int, place: str, processes: _Processes) -> LiveGrant | None:
+def _uid(status: dict[str, str]) -> int:
+    return int(status["Uid"].split()[0])
+
+
+def _of_helper(pid: int, status: dict[str, str], place: str, processes: _Processes) -> LiveGrant | None:
     for fd, target in procfs.descriptors(pid, _MAX_DESCRIPTORS).items():
         if target == link_of(record.NAME):
             counted, text = ledger.parse(procfs.read_descriptor(pid, fd, _MAX_LEDGER))
             grant, own = from_record(record.decode(text), counted, place)
-            return replace(grant, pid=_main(grant, own, processes.find(procfs.namespace(pid, "pid"), own)))
+            # Every user is root in a user namespace of his own, and there he speaks for no process of others.
+            users = None if identity.is_helpers(_uid(status)) else procfs.namespace(pid, "user")
+            found = _main(grant, own, processes.find(procfs.namespace(pid, "pid"), own), users)
+            return replace(grant, pid=found)
     return None
 
 
@@ -304,14 +319,14 @@ class _Processes:
         return self._found.get((namespace, own), [])
 
 
-def _main(grant: LiveGrant, wanted: int, candidates: list[int]) -> int | None:
+def _main(grant: LiveGrant, wanted: int, candidates: list[int], users: str | None = None) -> int | None:
     """The process among these that has this id in its own namespace; None when it has ended.
 
-    One that is younger than the grant got its id later.
+    One that is younger than the grant got its id later. ``users``: the user namespace that it must be in.
     """
     for pid in candidates:
         try:
-            if procfs.own_ids(pid)[-1] != wanted:
+            if procfs.own_ids(pid)[-1] != wanted or users not in (None, procfs.namespace(pid, "user")):
                 continue
             if grant.since is None or procfs.started(pid) <= grant.since + _SLACK_S:
                 return pid

@@ -74,6 +74,20 @@ def own_ids(pid: int) -> list[int]:
     return [int(word) for word in status(pid).get("NSpid", str(pid)).split()]
 
 
+def own_uid(pid: int, uid: int) -> int:
+    """What a uid, as this process sees it, is in the user namespace of another process; -1 for none.
+
+    See user_namespaces(7): the map of a process in the same namespace says what its numbers are in the one above.
+    """
+    lines = _read(f"{_PROC}/{pid}/uid_map")
+    if lines == _read(f"{_PROC}/self/uid_map"):
+        return uid
+    for first, seen, count in (map(int, line.split()) for line in lines.splitlines()):
+        if seen <= uid < seen + count:
+            return first + uid - seen
+    return -1
+
+
 def started_ns(pid: int) -> int:
     """When a process started, in nanoseconds since boot, rounded down to a clock tick."""
     return _start_ticks(pid) * (1_000_000_000 // posix.sysconf("SC_CLK_TCK"))
