@@ -590,6 +590,35 @@ def test_the_journal(place: StandingHost) -> None:
     daemon.wait(60)
 
 
+LONG_ONES = {"few": ["x" * 100_000] * 5, "many": ["x", ""] * 2000}
+
+
+def test_command_lines_that_fit_no_entry(place: StandingHost) -> None:
+    """Their beginnings are recorded, and so is what comes after them."""
+    daemon = place.popen([JOURNALD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: place.run(["test", "-S", "/run/systemd/journal/socket"]).status == 0, "journald's socket")
+    command = [place.ctl_path, "watch", "--journal", "--arguments", f"--cgroup={place.cgroup}"]
+    watch = place.popen(command, stderr=subprocess.PIPE)
+    wait_for(lambda: len(attached(place)) == 4, "the start")
+
+    def entry(pid: int) -> Any:
+        ask = ["journalctl", "--quiet", "--all", "--output=json", "--directory=/run/log/journal"]
+        return [json.loads(line) for line in place.run([*ask, f"PRIVBIND_PID={pid}"]).lines]
+
+    for words in LONG_ONES.values():
+        process = started(place, place.words_as("bob", python(BINDER, *words)))
+        tell(process, TCP80)
+        (found,) = wait_for(lambda pid=process.pid: entry(pid), "its entry")  # type: ignore[misc]
+        arguments = found["PRIVBIND_ARGUMENT"]
+        assert len(arguments) <= 256
+        assert sum(map(len, arguments)) <= 4096
+        process.communicate("")
+    watch.terminate()
+    assert watch.wait(60) == 0
+    daemon.terminate()
+    daemon.wait(60)
+
+
 def test_a_process_that_is_gone_and_a_cgroup_that_is_gone(place: StandingHost, watcher: Watcher) -> None:
     """What is left is told: the name, and the verdict as far as grants were seen."""
     name = place.tree.make("short")

@@ -228,6 +228,16 @@ def test_entries_of_the_journal() -> None:
     ]
 
 
+def test_an_entry_fits_a_datagram_whatever_others_are_called() -> None:
+    """A value of any length is cut, so that nobody can end the writing of the journal."""
+    data = journal.entry([("MESSAGE", "x" * 4096), ("PRIVBIND_NAME", "\udc80" * 1_000_000), ("PRIVBIND_UNIT", "u")])
+    message, name, unit = fields(io.BytesIO(data))
+    assert message == (b"MESSAGE", b"x" * 4096)
+    assert name[1].endswith(b"\\udc80\xe2\x80\xa6")
+    assert unit == (b"PRIVBIND_UNIT", b"u")
+    assert len(data) < 30_000
+
+
 def fields(reader: io.BytesIO) -> Iterator[tuple[bytes, bytes]]:
     while line := reader.readline():
         name, equals, value = line.rstrip(b"\n").partition(b"=")

@@ -40,6 +40,9 @@ program of a process and what its helper published; to find a cgroup by its id w
 RING_SIZE = 1 << 20
 _NAMESPACE_S = 10  # how long an answer counts about which ports are reserved in another network namespace
 _MOST_KNOWN = 4096  # cgroups and namespaces that are remembered
+# Of a command line, which may have megabytes: more would cost memory, and journald drops an entry of 1024 fields.
+_MOST_BYTES = 4096
+_MOST_WORDS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,7 +348,7 @@ def _look(pid: int, with_arguments: bool) -> _Look:
     """Look at a process. Its start is read last: what was read before is then its own, or of one that has ended."""
     try:
         program = procfs.executable(pid)
-        words = procfs.arguments(pid) if with_arguments else None
+        words = procfs.arguments(pid, _MOST_BYTES)[:_MOST_WORDS] if with_arguments else None
     except OSError:
         return _GONE
     arguments = tuple(word.decode("utf-8", "backslashreplace") for word in words) if words is not None else None

@@ -7,12 +7,18 @@ from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, socket
 
 SOCKET = "/run/systemd/journal/socket"
 
+_MOST_CHARACTERS = 4096  # of a value; no path is longer
+
 
 def entry(fields: list[tuple[str, str]]) -> bytes:
-    """One entry: names in capitals with their values; a name that comes several times has several values. Pure."""
+    """One entry: names in capitals with their values; a name that comes several times has several values. Pure.
+
+    Long values are cut, since others choose them: an entry that is too long is none.
+    """
     parts = []
     for name, value in fields:
-        data = value.encode("utf-8", "backslashreplace")
+        cut = value if len(value) <= _MOST_CHARACTERS else value[: _MOST_CHARACTERS - 1] + "…"
+        data = cut.encode("utf-8", "backslashreplace")
         if b"\n" in data:
             parts.append(name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n")
         else:

@@ -59,9 +59,11 @@ def rings() -> list[str]:
     return found + [f"thread {tid}" for tid, status in threads().items() if status["Name"].startswith(_RING_THREAD)]
 
 
-def arguments(pid: int) -> list[bytes]:
-    """The command line; empty for a zombie."""
-    return _read(f"{_PROC}/{pid}/cmdline").split(b"\0")[:-1]
+def arguments(pid: int, most: int | None = None) -> list[bytes]:
+    """The command line, so many bytes of it at the most (None: all); empty for a zombie."""
+    text = _read(f"{_PROC}/{pid}/cmdline", most)
+    words = text.split(b"\0")
+    return words if len(text) == most else words[:-1]
 
 
 def namespace(pid: int, kind: str) -> str:
@@ -179,6 +181,6 @@ def _memory_device() -> int:
         posix.close(file)
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, most: int | None = None) -> bytes:
     with open(path, "rb", buffering=0) as file:
-        return file.readall()
+        return file.readall() if most is None else file.read(most)
