@@ -17,7 +17,12 @@ from typing import Any
 import pytest
 
 from privbind.commands.watch import MESSAGE_ID
+from privbind.grant.grant import Grant
+from privbind.grant.policy import Policy
+from privbind.inspect.rights import Reader
 from privbind.linux import bpf
+from privbind.placed import grants
+from privbind.placed.place import of_directory
 
 from ..harness.budget import LONG
 from ..harness.host import python, wait_for
@@ -40,7 +45,7 @@ from ..harness.situations import (
     tell,
     user,
 )
-from ..harness.standing import StandingHost, name_of
+from ..harness.standing import ALICE, StandingHost, name_of
 
 HOOKS = (bpf.INET4_BIND, bpf.INET6_BIND, bpf.INET4_POST_BIND, bpf.INET6_POST_BIND)
 
@@ -588,6 +593,58 @@ def test_the_journal(place: StandingHost) -> None:
     assert watch.wait(60) == 0
     daemon.terminate()
     daemon.wait(60)
+
+
+BIND_IN_CGROUPS = """
+import os, socket, sys
+def refused(name):
+    with open(f"{name}/cgroup.procs", "w") as procs: procs.write("0")
+    s = socket.socket()
+    try: s.bind(("127.0.0.1", 81))
+    except PermissionError: return
+    sys.exit("bound")
+top, count = sys.argv[1], int(sys.argv[2])
+for number in range(count):
+    os.mkdir(f"{top}/{number}")
+    refused(f"{top}/{number}")
+refused(top)
+print("up", flush=True)
+sys.stdin.read()
+for number in range(count): os.rmdir(f"{top}/{number}")
+"""
+
+
+def test_a_user_with_many_cgroups(place: StandingHost) -> None:
+    """Who has cgroups delegated may make as many as he likes: watch runs out of no descriptors, and goes on seeing."""
+    os.chown(place.tree.make("delegated"), ALICE, ALICE, dir_fd=place.tree.fd)
+    for file in ("delegated/cgroup.procs", "cgroup.procs"):
+        os.chown(file, ALICE, ALICE, dir_fd=place.tree.fd)
+    watcher = Watcher(place, prefix=["prlimit", "--nofile=350:350"])
+    many = started(place, place.words_as("alice", python(BIND_IN_CGROUPS, f"{place.cgroup}/delegated", "400")))
+    watcher.wait(lambda bind: bind["port"] == 81, 401)
+    process = user("bob", *CAPABLE)(place)
+    assert tell(process, "tcp 127.0.0.1 82") == "ok"
+    (bind,) = watcher.wait(lambda bind: bind["port"] == 82)
+    assert (bind["verdict"], bind["right"], bind["program"]) == (BY_NONE, [], os.path.realpath(PYTHON))
+    process.communicate("")
+    many.communicate("", 60)
+    os.rmdir("delegated", dir_fd=place.tree.fd)
+    assert watcher.end() == 0
+
+
+def test_a_reader_of_many_grants(place: StandingHost) -> None:
+    """Every launch has programs of its own; those of ended ones are not held open for ever."""
+
+    def read() -> int:
+        reader = Reader()
+        with of_directory(place.cgroup) as where:
+            for _ in range(400):
+                grants.grant(where, Grant(Policy.parse(["tcp:80"])))
+                assert "placed" in [right.kind for right in reader.of_cgroup(where.cgroup.fd, "").rights]
+            grants.revoke(where)
+            return len(os.listdir("/proc/self/fd"))
+
+    assert place.inside(read) < 300
 
 
 LONG_ONES = {"few": ["x" * 100_000] * 5, "many": ["x", ""] * 2000}

@@ -31,6 +31,8 @@ STANDING, PLACED, LAUNCH = "standing", "placed", "launch"
 CAPABILITY = 1 << capabilities.CAP_NET_BIND_SERVICE
 BIND_HOOKS = (bpf.INET4_BIND, bpf.INET6_BIND)
 
+_MOST_KNOWN = 256  # programs whose maps are held open: every launch has others
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Right:
@@ -182,7 +184,7 @@ class Reader:
     _known: dict[int, _Known] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Let all programs' maps go."""
+        """Let all programs' maps go; they are opened again when they are needed."""
         for known in self._known.values():
             for fd in (known.slot, known.counters):
                 if fd >= 0:
@@ -199,6 +201,8 @@ class Reader:
         others: list[str] = []
         unseen: list[str] = []
         numbers = bpf.effective(fd, hook)
+        if len(self._known) > _MOST_KNOWN:
+            self.close()
         for number in dict.fromkeys(numbers):
             try:
                 known = self._known.get(number) or self._learn(number)

@@ -39,7 +39,8 @@ program of a process and what its helper published; to find a cgroup by its id w
 
 RING_SIZE = 1 << 20
 _NAMESPACE_S = 10  # how long an answer counts about which ports are reserved in another network namespace
-_MOST_KNOWN = 4096  # cgroups and namespaces that are remembered
+_MOST_KNOWN = 4096  # namespaces and helpers that are remembered
+_MOST_OPEN = 256  # cgroups that are held open: a usual limit is 1024 descriptors, and many a user may make cgroups
 # Of a command line, which may have megabytes: more would cost memory, and journald drops an entry of 1024 fields.
 _MOST_BYTES = 4096
 _MOST_WORDS = 256
@@ -141,7 +142,7 @@ class Watch:
         while self._fds:
             posix.close(self._fds.pop())
         self._ring.close()
-        self._forget()
+        self._forget(0)
         self._reader.close()
         self._target.close()
 
@@ -174,8 +175,6 @@ class Watch:
                 yield bind
         for place in self._places.values():
             place.found = None  # the grants may have changed by the next time
-        if len(self._places) > _MOST_KNOWN:
-            self._forget()
         if len(self._helpers) > _MOST_KNOWN:
             self._helpers.clear()
 
@@ -185,16 +184,18 @@ class Watch:
             yield from self._tracker.tell(event, isinstance(event, Attempt) and batch.look(event))
         yield from self._tracker.decide(now)
 
-    def _forget(self) -> None:
-        for place in self._places.values():
+    def _forget(self, most: int) -> None:
+        """Close the cgroups that were found first, until there are so many."""
+        while len(self._places) > most:
+            place = self._places.pop(next(iter(self._places)))
             if place.fd >= 0:
                 posix.close(place.fd)
-        self._places.clear()
 
     def place(self, attempt: Attempt) -> _Place:
         """The cgroup of a bind: by its process, as long as that is there, then by its id."""
         known = self._places.get(attempt.cgroup)
         if known is None:
+            self._forget(_MOST_OPEN - 1)
             known = self._places[attempt.cgroup] = _open_cgroup(attempt)
         return known
 
