@@ -73,6 +73,17 @@ def test_bound_refused_and_corrected() -> None:
     assert list(tracker.tell(Done(4 * LATER, 3, 80))) == []  # it may be that of a bind whose beginning was lost
 
 
+def test_refusals_take_no_more_memory_however_many() -> None:
+    """Each in a thread of its own: the latest can be corrected, the first ones not any more."""
+    tracker = Tracker()
+    for tid in range(70_000):
+        list(tracker.tell(attempt(tid, tid)))
+    assert len(list(tracker.decide(LATER + 70_000))) == 70_000
+    assert len(tracker._decided) == 65_536
+    assert outcomes(tracker, Done(LATER * 2, 69_999, 80)) == [(69_999, True)]
+    assert outcomes(tracker, Done(LATER * 2, 0, 80)) == []
+
+
 def test_the_next_bind_of_a_thread_ends_the_one_before() -> None:
     tracker = Tracker()
     assert outcomes(tracker, attempt(1, 0), attempt(1, 5, port=81), Done(6, 1, 81)) == [(1, False), (1, True)]

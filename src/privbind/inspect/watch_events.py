@@ -23,6 +23,8 @@ DECIDED_AFTER_NS = 200_000_000
 """How long a bind may take before it counts as not bound."""
 _CORRECTED_WITHIN_NS = 600_000_000_000
 """How long after it was asked for a late bind still corrects what was reported."""
+_MOST_CORRECTED = 65_536
+"""How many can be corrected: some 40 MB. Who binds in a new thread each time would take gigabytes otherwise."""
 HELPER = b"privbind-helper"
 
 BOUND_BY_OURS = "bound"
@@ -158,9 +160,13 @@ class Tracker:
                 outcome = self._end(attempt, False)
                 self._decided[tid] = outcome
                 yield outcome
-        for tid, outcome in list(self._decided.items()):
-            if outcome.attempt.time_ns + _CORRECTED_WITHIN_NS > now_ns:
+        surplus = len(self._decided) - _MOST_CORRECTED
+        past = []
+        for place, (tid, outcome) in enumerate(self._decided.items()):
+            if place >= surplus and outcome.attempt.time_ns + _CORRECTED_WITHIN_NS > now_ns:
                 break  # they are in the order of their decision
+            past.append(tid)
+        for tid in past:
             del self._decided[tid]
 
     @property
