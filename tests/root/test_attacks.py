@@ -320,6 +320,52 @@ def test_a_lease_does_not_hold_up_ls(host: Host) -> None:
     assert f"helper {fake.pid}" in said
 
 
+# A process like FAKE whose "file in memory" is served by its child, over FUSE, which does not tell what it is like. Its
+# mount is one that all may use, as fusermount makes them with user_allow_other in fuse.conf.
+FUSE = (
+    """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None)
+top = b"/mnt"
+device = os.open("/dev/fuse", os.O_RDWR)
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % device
+assert libc.mount(b"fuse", top, b"fuse", 6, options) == 0
+# Requests and answers are in linux/fuse.h. FORGET, GETATTR, INTERRUPT and BATCH_FORGET get none.
+INIT, LOOKUP, OPEN = 26, 1, 14
+ANSWERS = {
+    INIT: struct.pack("=4I2H2I2H2I24x", 7, 31, 4096, 0, 16, 12, 4096, 1, 1, 0, 0, 0),
+    LOOKUP: struct.pack("=4Q2I6Q10I", 2, 1, *[0] * 4, 2, 100, 1, *[0] * 6, 0o100644, 1, 0, 0, 0, 4096, 0),
+    OPEN: struct.pack("=Q2I", 1, 0, 0),
+}
+if os.fork() == 0:
+    while True:
+        _, kind, unique = struct.unpack_from("=IIQ", os.read(device, 1 << 17))
+        if kind not in (2, 3, 36, 42):
+            answer = ANSWERS.get(kind, b"")
+            os.write(device, struct.pack("=IiQ", 16 + len(answer), 0 if answer else -38, unique) + answer)
+os.close(device)
+file = os.open(top + b"/memfd:privbind_grant (deleted)", os.O_RDONLY)
+assert libc.umount2(top, 2) == 0  # MNT_DETACH
+assert os.readlink(f"/proc/self/fd/{file}") == "/memfd:privbind_grant (deleted)"
+os.setresuid(65533, 65533, 65533)
+"""
+    + FAKE[FAKE.index("libc.prctl(15") : FAKE.index("fd = ")]
+    + FAKE[FAKE.index("class Program") :]
+)
+
+
+def test_a_file_that_gives_no_answer_does_not_hold_up_ls(host: Host) -> None:
+    """Even fstat(2) would wait for who serves it, and SIGTERM does not end that."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("no /dev/fuse")
+    fake = host.popen(["unshare", "--mount", *python(FUSE)], stdin=-1, stdout=-1)
+    assert read_line(fake) == "ready\n"
+    program = host.popen([Path(host.privbind).with_name("privbindctl"), "ls"], stdout=-1, stderr=-1)
+    _, said = program.communicate(timeout=20)
+    assert program.returncode == 0
+    assert f"helper {fake.pid}: not a file in memory" in said
+
+
 def test_ls_finds_grants_among_deeply_nested_cgroups(host: Host, tree: Tree) -> None:
     """1,100 cgroups, each inside the one before: more than Python recurses."""
     top = os.open(".", os.O_RDONLY)

@@ -127,8 +127,12 @@ def read_descriptor(pid: int, fd: int, max_size: int) -> bytes:
     # O_PATH does nothing to the file.
     place = posix.open(f"{_PROC}/{pid}/fd/{fd}", posix.O_PATH | posix.O_CLOEXEC)
     try:
+        # The kernel knows the mount. Anything else of a file is asked of who serves it, who may be a user that gives no
+        # answer (FUSE).
+        if _mount(place) != _memory_mount():
+            raise OSError(EINVAL, "not a file in memory")
         found = posix.fstat(place)
-        if not S_ISREG(found.st_mode) or found.st_nlink or found.st_dev != _memory_device():
+        if not S_ISREG(found.st_mode) or found.st_nlink:
             raise OSError(EINVAL, "not a file in memory")
         # O_NONBLOCK: the process may hold a lease on it, for which open(2) would wait (fcntl_locking(2)).
         file = posix.open(f"{_PROC}/self/fd/{place}", posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
@@ -172,11 +176,19 @@ def socket_owners(inodes: set[int]) -> dict[int, int]:
     return found
 
 
-def _memory_device() -> int:
-    """The device number that the kernel's files in memory have (memfd_create(2))."""
+def _mount(fd: int) -> bytes:
+    """The number of the mount that a descriptor of this process leads to (proc_pid_fdinfo(5), 3.15). Raises OSError."""
+    for line in _read(f"{_PROC}/self/fdinfo/{fd}").split(b"\n"):
+        if line.startswith(b"mnt_id:"):
+            return line
+    raise OSError(EINVAL, "its mount is not known")
+
+
+def _memory_mount() -> bytes:
+    """The mount that the kernel's files in memory have, and no others (memfd_create(2))."""
     file = posix.memfd_create("", posix.MFD_CLOEXEC)
     try:
-        return posix.fstat(file).st_dev
+        return _mount(file)
     finally:
         posix.close(file)
 
