@@ -42,3 +42,10 @@ def test_an_error(error: BaseException, text: str) -> None:
 def test_it_is_killed() -> None:
     with pytest.raises(ChildProcessError, match="was killed"):
         child.ask(lambda: str(signal.raise_signal(signal.SIGKILL)))  # type: ignore[func-returns-value]
+
+
+def test_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user can do that to a child that has become him: it is ended, and said."""
+    monkeypatch.setattr(child, "_PATIENCE_S", 0.5)
+    with pytest.raises(ChildProcessError, match=r"within 0.5 seconds \(was it stopped\?\)"):
+        child.ask(lambda: str(signal.raise_signal(signal.SIGSTOP)))  # type: ignore[func-returns-value]
