@@ -595,6 +595,40 @@ def test_the_journal(place: StandingHost) -> None:
     daemon.wait(60)
 
 
+HIDE = """
+import ctypes, errno, os, signal, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+nowhere = bytes(16)  # AF_UNSPEC: takes the port off that connecting has put on
+somewhere = struct.pack("=HH4s8x", 2, 0x0900, bytes([127, 0, 0, 1]))
+for port in range(100, 400):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.connect(("127.0.0.1", 9))
+    child = os.fork()
+    if child == 0:
+        while True:
+            libc.connect(s.fileno(), somewhere, 16)
+            libc.connect(s.fileno(), nowhere, 16)
+    wanted = struct.pack("=H", 2) + port.to_bytes(2, "big") + bytes(12)
+    while libc.bind(s.fileno(), wanted, 16):
+        assert ctypes.get_errno() == errno.EINVAL
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    s.close()
+print("done")
+"""
+
+
+def test_who_hides_a_bind_shows(place: StandingHost, watcher: Watcher) -> None:
+    """A socket that has a port when it asks, and none any more when it is bound: counted as lost, at least."""
+    assert place.run(python(HIDE)).ok().out == "done\n"
+
+    def known() -> int:
+        return len([bind for bind in watcher.binds if bind["bound"]]) + watcher.lost
+
+    wait_for(lambda: known() >= 300, "the last")
+    assert known() == 300
+
+
 BIND_IN_CGROUPS = """
 import os, socket, sys
 def refused(name):

@@ -84,6 +84,16 @@ def test_refusals_take_no_more_memory_however_many() -> None:
     assert outcomes(tracker, Done(LATER * 2, 0, 80)) == []
 
 
+def test_a_done_bind_that_was_not_asked_for_is_counted() -> None:
+    """Its event was lost, or whoever did it has hidden the asking. Others are told, and not counted."""
+    tracker = Tracker()
+    assert outcomes(tracker, attempt(1), Done(1, 1, 80), Done(2, 1, 80), attempt(1, 3), Done(4, 1, 81)) == [(1, True)]
+    assert tracker.unasked == 2
+    list(tracker.decide(LATER + 3))
+    assert outcomes(tracker, Done(LATER + 4, 1, 80)) == [(1, True)]
+    assert tracker.unasked == 2
+
+
 def test_the_next_bind_of_a_thread_ends_the_one_before() -> None:
     tracker = Tracker()
     assert outcomes(tracker, attempt(1, 0), attempt(1, 5, port=81), Done(6, 1, 81)) == [(1, False), (1, True)]

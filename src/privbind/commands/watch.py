@@ -160,7 +160,7 @@ class _Out:
 
     def lost(self, more: int, total: int) -> bytes:
         """Binds that were lost."""
-        say(f"{counted(more, 'bind')} lost: too many at once ({total} in all)", _PROGRAM)
+        say(_lost(more, total), _PROGRAM)
         return b""
 
     def write(self, parts: list[bytes]) -> None:
@@ -182,6 +182,10 @@ class _Out:
             except KeyError:
                 self._names[uid] = str(uid)
         return self._names[uid]
+
+
+def _lost(more: int, total: int) -> str:
+    return f"{counted(more, 'bind')} lost: too many at once, or hidden by who did it ({total} in all)"
 
 
 def what(bind: Bind) -> str:
@@ -359,8 +363,7 @@ class _Journal(_Out):
         return self._entry("start", f"watching binds of reserved ports below cgroup '{path}'", _INFO)
 
     def lost(self, more: int, total: int) -> bytes:
-        text = f"{counted(more, 'bind')} lost: too many at once ({total} in all)"
-        return self._entry("lost", text, _WARNING, ("PRIVBIND_LOST", str(more)))
+        return self._entry("lost", _lost(more, total), _WARNING, ("PRIVBIND_LOST", str(more)))
 
     def write(self, parts: list[bytes]) -> None:
         try:

@@ -112,7 +112,8 @@ class Watch:
         self._starts: dict[int, tuple[int, int]] = {}
         self._helpers: dict[int, tuple[int, Right | None, int | None]] = {}
         self._ends = 0
-        self.binds = self.lost = 0  # so far
+        self._missed = 0
+        self.binds = 0  # so far
         self._fds: list[int] = []
         _check_privileges()
         self._target = load.Target.open(directory).cgroup
@@ -158,15 +159,23 @@ class Watch:
         for hook in watch_program.NAMES:
             self._fds.append(bpf.link(self._target.fd, loaded[hook], hook))
 
+    @property
+    def lost(self) -> int:
+        """How many binds were lost so far: the kernel counts those that were asked for, done or not.
+
+        Done ones that were not asked for are among these, unless somebody hid the asking: then there are more of them.
+        """
+        return max(self._missed, self._tracker.unasked)
+
     def read(self, wanted: Callable[[Attempt], bool] | None = None) -> Iterator[Bind]:
         """The binds that have become known since the last call. For those that are not wanted nothing is looked up."""
         now = clock_gettime_ns(CLOCK_BOOTTIME)
         end = self._ring.ready()
         counted = bpf.read_array(self._counters, watch_program.LOST_COUNTERS.size)
         lost, ends = watch_program.LOST_COUNTERS.unpack(counted)
-        if (lost, ends) != (self.lost, self._ends):
+        if (lost, ends) != (self._missed, self._ends):
             self._tracker.events_were_lost(clock_gettime_ns(CLOCK_BOOTTIME), ends != self._ends)
-            self.lost, self._ends = lost, ends
+            self._missed, self._ends = lost, ends
         batch = _Batch(self, wanted)
         for outcome in self._outcomes(batch, end, now):
             bind = batch.describe(outcome)

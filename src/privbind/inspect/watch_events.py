@@ -112,8 +112,13 @@ def parse(data: bytes) -> Attempt | Done:
 
 @dataclass(slots=True)
 class Tracker:
-    """Joins the events of asking and of doing, in the order in which they come."""
+    """Joins the events of asking and of doing, in the order in which they come.
 
+    ``unasked`` are the binds that were done and not seen to be asked for: that event was lost; or the socket had a port
+    then, which is a question (inspect/may_bind), and another thread took that off before the bind.
+    """
+
+    unasked: int = 0
     _open: dict[int, Attempt] = field(default_factory=dict)  # by thread, which binds one socket at a time
     _decided: dict[int, Outcome] = field(default_factory=dict)  # those that may still be corrected, by thread
     _helpers: dict[int, Attempt | None] = field(default_factory=dict)  # who asked, by the thread of a helper in _open
@@ -122,7 +127,7 @@ class Tracker:
     _lost_until_ns: int = -1
 
     def tell(self, event: Attempt | Done, is_helper: bool = False) -> Iterator[Outcome]:
-        """Take one event; the outcomes that follow from it. Where a done bind was never asked for, that event was lost.
+        """Take one event; the outcomes that follow from it: none of a bind that was not seen to be asked for.
 
         ``is_helper``: the process that asks is a helper. The name does not prove that, since every process can take it.
         """
@@ -145,6 +150,8 @@ class Tracker:
         if decided is not None and decided.attempt.port == event.port and decided.attempt.time_ns > self._lost_until_ns:
             self._number += 1
             yield replace(decided, number=self._number, bound=True, corrects=decided.number)
+        else:
+            self.unasked += 1
 
     def events_were_lost(self, now_ns: int, ends: bool) -> None:
         """Events before ``now_ns`` were lost; ``ends``: ends of binds among them, whose beginnings were seen."""
