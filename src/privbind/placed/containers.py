@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_ASKED = 4096
 """Characters of that annotation; a longer one is refused unread."""
+MAX_WORDS = 100
+"""Rules in it: each one that is refused is a line in the system's log, and may be a look-up of a service."""
 
 
 @value
@@ -66,9 +68,12 @@ def _narrowed(
     """The part of the grant that is asked for, and a line for each thing that is asked for beyond the grant."""
     if not isinstance(asked, str) or len(asked) > MAX_ASKED:
         return None, (f"annotation {ALLOW} is no text of at most {MAX_ASKED} characters, so nothing is granted",)
+    words = tuple(dict.fromkeys(asked.replace(",", " ").split()))
+    if len(words) > MAX_WORDS:
+        return None, (f"annotation {ALLOW} has {len(words)} rules, more than {MAX_WORDS}, so nothing is granted",)
     rules: list[Rule] = []
     refused: list[str] = []
-    for text in asked.replace(",", " ").split():
+    for text in words:
         try:
             wanted = Policy.parse([text], services)
         except PolicyError as error:
