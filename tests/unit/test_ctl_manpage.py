@@ -57,6 +57,17 @@ def test_the_page_has_the_commands_and_options_of_the_help_in_the_same_words() -
     assert options == {"help", "version"}.union(*(flags + values for flags, values, _ in _COMMANDS.values()))
 
 
+def test_the_synopsis_is_that_of_the_help() -> None:
+    """The same command lines in the same order, each with the same words, and what PLACE is."""
+    usage = HELP.partition("Usage: ")[2].partition("\nTell ")[0]
+    roff = re.sub(r"\\c$|^\.[A-Z]+ ", "", section("SYNOPSIS"), flags=re.MULTILINE)
+
+    def words(text: str) -> list[str]:
+        return re.findall(r"[\w-]+", plain(text))
+
+    assert words(re.sub(r"^\.(?:br|PP)$", "", roff, flags=re.MULTILINE)) == words(usage)
+
+
 def test_the_page_has_the_first_sentence_of_the_help() -> None:
     (sentence,) = (line for line in HELP.splitlines() if line.startswith("Tell "))
     assert section("DESCRIPTION").splitlines()[0] == sentence

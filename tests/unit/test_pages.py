@@ -112,6 +112,14 @@ def test_inline_commands_are_understood(page: Path) -> None:
             assert rule == "RULE" or Policy.parse([rule]) is not None
 
 
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CHANGELOG.md", *sorted(ROOT.glob("man/*"))], ids=lambda page: page.name
+)
+def test_no_merge_is_left_half_done(page: Path) -> None:
+    """No line of git's that marks a conflict."""
+    assert not re.findall(r"^(?:<{7}|={7}|>{7}).*$", page.read_text(), re.MULTILINE)
+
+
 def anchors(page: Path) -> set[str]:
     """Those of its headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
