@@ -63,7 +63,7 @@ def look_up(user: str, group: str | None = None, supplementary: bool = True) -> 
     elif entry:
         gid = entry.pw_gid
     else:
-        raise UsageError(f"-u: uid {uid} has no passwd entry to take a group from (-u {uid}:GROUP names one)")
+        raise UsageError(f"-u: uid {uid} has no passwd entry to take a group from", f"-u {uid}:GROUP names one")
     if not entry:
         return Account(uid, gid, ())
     groups = tuple(posix.getgrouplist(entry.pw_name, gid)) if supplementary else ()

@@ -147,6 +147,15 @@ def test_a_home_that_is_not_the_users(hosts: dict[str, Host], home: str, options
     assert found.err == (WARNED.format(home) if warned else "")
 
 
+def test_a_user_without_a_passwd_entry_is_not_told_of_an_option_that_needs_one(hosts: dict[str, Host]) -> None:
+    """What is to be done about the home is another thing there."""
+    host = hosts["root"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/root"}
+    found = host.run([host.privbind, "-u", "123456:1", "--allow=tcp:80", "true"], env=environment).ok()
+    expected = "HOME is '/root', where uid 123456 may not write (-- env HOME=DIR COMMAND)"
+    assert found.err == f"privbind: warning: {expected}\n"
+
+
 def test_an_ordinary_user_is_not_warned_of_a_home(hosts: dict[str, Host]) -> None:
     """It is his own environment."""
     words = [hosts["user"].privbind, "--allow=8080", "true"]

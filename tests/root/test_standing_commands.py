@@ -139,6 +139,15 @@ def test_check_and_what_a_load_would_change(standing: StandingHost) -> None:
     ]
 
 
+def test_a_load_that_tells_more_warns_once(standing: StandingHost) -> None:
+    standing.write('[[grant]]\nuser = ["alice", "mallory"]\nallow = "tcp:80"\n')
+    told = standing.ctl("load", "-v").ok()
+    assert told.err.count("unknown user 'mallory'") == len(told.err.splitlines()) == 1
+    assert told.lines[1:] == ["1 user:", f"  alice (uid {ALICE}): tcp:80  (test.toml:1)"]
+    again = standing.ctl("load", "-v").ok()
+    assert again.lines == ["nothing has changed: grants for 1 user and 0 groups are in force", *told.lines[1:]]
+
+
 def test_check_of_a_draft(standing: StandingHost, folder: Path) -> None:
     """Whoever wrote it may check it, without touching anything."""
     draft = folder / "draft.toml"

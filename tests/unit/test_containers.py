@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privbind.commands import oci_install
 from privbind.errors import PrivbindError
 from privbind.grant.policy import Policy
 from privbind.placed import bundle
@@ -16,6 +18,9 @@ from privbind.standing.annotations import ALLOW, KNOWN, TRUSTED
 from privbind.standing.entries import Entry, parse
 
 from ..harness.fuzzing import fuzz
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMESPACE = "io.kubernetes.cri.sandbox-namespace"
 FILE = """
@@ -157,3 +162,12 @@ def test_the_hook_is_put_beside_others_and_only_once() -> None:
 def test_a_bundle_that_makes_no_sense_is_left_alone(config: dict[str, Any]) -> None:
     with pytest.raises(PrivbindError):
         bundle.with_hook(config, "/hook", ["tcp:80"])
+
+
+def test_where_containerds_client_is_not_found_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is no OCI runtime, and distributions of Kubernetes have it in folders of their own."""
+    monkeypatch.setattr(oci_install, "_BINARIES", (str(tmp_path),))
+    asked = "cannot ask for containerd's own specification"
+    told = f"{asked}: ctr is not in {tmp_path} (it comes with containerd: link it there)"
+    with pytest.raises(PrivbindError, match=f"^{re.escape(told)}$"):
+        oci_install._spec()

@@ -163,7 +163,7 @@ def test_no_authbind_here(tmp_path: Path) -> None:
 def test_nothing_in_it_is_a_comment_and_no_grant(root: Path) -> None:
     (root / "byaddr").rmdir()
     assert convert(Accounts(), str(root)) == (
-        "# Made by privbindctl import-authbind of authbind's files. Look it through before you keep it.",
+        "# Made by privbindctl import-authbind from authbind's files. Look it through before you keep it.",
     )
     assert entries(root) == ()
 

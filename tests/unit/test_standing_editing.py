@@ -240,7 +240,9 @@ def test_what_the_reader_would_refuse_is_not_put_there(existing: Path) -> None:
     before = Path(path).read_bytes()
     with pytest.raises(GrantFileError) as caught:
         allow(existing, ALICE, *map(str, range(2, 1002)))
-    assert str(caught.value) == f"{path}:2: 1001 rules are more than 1000"
+    assert str(caught.value) == (
+        f"{path}:2: 1001 rules are more than 1000 (write neighbouring ports as a range: 8000-8080)"
+    )
     assert Path(path).read_bytes() == before
     assert os.listdir(existing) == ["user-alice.toml"]
 

@@ -187,7 +187,10 @@ def test_a_number_of_thousands_of_digits_is_no_traceback() -> None:
             'user = "a"\nallow = "10.0.0.1/8:80"',
             "rule '10.0.0.1/8:80': 10.0.0.1/8 has bits set below its prefix (write 10.0.0.0/8:80)",
         ),
-        (f'user = "a"\nallow = {json.dumps(["80"] * 1001)}', "1001 rules are more than 1000"),
+        (
+            f'user = "a"\nallow = {json.dumps(["80"] * 1001)}',
+            "1001 rules are more than 1000 (write neighbouring ports as a range: 8000-8080)",
+        ),
         (
             'user = "a"\nallow = "80"\nsubids = "yes"',
             "subids: text is neither true nor false (write subids = true, or leave it out)",

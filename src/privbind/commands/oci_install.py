@@ -49,7 +49,7 @@ def _files(runtime: str, allow: str | None, hook: str) -> tuple[File, ...]:
             )
         rules = str(Policy.parse([allow], getservbyname))
         made = oci_files.podman if runtime == "podman" else oci_files.docker
-        return made(hook, _find("runc", "crun"), rules)
+        return made(hook, _find("there is no OCI runtime", "install one", "runc", "crun"), rules)
     if allow is not None:
         raise UsageError(f"oci-install {runtime}: --allow is for podman and docker (here grants.d decides)")
     return oci_files.containerd(hook, _spec()) if runtime == "containerd" else oci_files.cri_o(hook)
@@ -63,12 +63,12 @@ def _hook(place: str) -> str:
     raise PrivbindError(f"{_HOOK} is not installed beside privbindctl (install all of privbind)")
 
 
-def _find(*names: str) -> str:
+def _find(what: str, remedy: str, *names: str) -> str:
     for name in names:
         for folder in _BINARIES:
             if posix.access(f"{folder}/{name}", posix.X_OK):
                 return f"{folder}/{name}"
-    raise PrivbindError(f"no OCI runtime is there: {' or '.join(names)} (install one)")
+    raise PrivbindError(f"{what}: {' or '.join(names)} is not in {', '.join(_BINARIES[:4])}", remedy)
 
 
 def _spec() -> dict[str, Any]:
@@ -76,9 +76,10 @@ def _spec() -> dict[str, Any]:
     import subprocess
     from json import loads
 
+    ctr = _find("cannot ask for containerd's own specification", "it comes with containerd: link it there", "ctr")
     try:
         done = subprocess.run(
-            [_find("ctr"), "oci", "spec"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            [ctr, "oci", "spec"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         found = loads(done.stdout)
     except OSError as error:

@@ -112,10 +112,10 @@ def _warnings(options: Options, request: Request) -> list[str]:
     found = []
     home = foreign_home(request)
     if home and not options.set_home:
-        user = request.command.account.who
-        found.append(
-            f"HOME is '{home}', where {user} may not write (--set-home: HOME, USER, LOGNAME, SHELL of the user)"
-        )
+        account = request.command.account
+        # Without a passwd entry there is nothing for --set-home to take.
+        remedy = "--set-home: HOME, USER, LOGNAME, SHELL of the user" if account.name else "-- env HOME=DIR COMMAND"
+        found.append(f"HOME is '{home}', where {account.who} may not write ({remedy})")
     taken = [] if options.separated else [word for word in options.command[1:] if word.partition("=")[0] in OWN]
     if taken:
         found.append(

@@ -60,10 +60,10 @@ def doctor_values(report: Report) -> dict[str, Any]:
 def doctor_text(report: Report, width: int | None) -> str:
     """For people; ``width`` is that of their terminal, None for lines as long as they come."""
     lines = [f"privbind {__version__}, Linux {report.kernel} ({report.machine}), asked by uid {report.uid}", ""]
-    lines.append(f"{'mechanism':<10} {'usable':<7} {'policy':<7} {'limit':<6}")
+    lines.append(f"{'mechanism':<10} {'usable':<7} {'policy':<7} limit")
     for offer in report.offers:
         answers = [_ANSWERS[answer] for answer in (offer.usable, offer.policy, offer.limit)]
-        lines.append(f"{offer.name:<10} {answers[0]:<7} {answers[1]:<7} {answers[2]:<6}".rstrip())
+        lines.append(f"{offer.name:<10} {answers[0]:<7} {answers[1]:<7} {answers[2]}")
         words = [f"only with {offer.condition}"] if offer.condition else []
         if offer.reason:
             words.append(with_remedy(offer.reason, offer.remedy))

@@ -59,25 +59,26 @@ def _load(call: Call) -> int:
     listing = _listing() if "very-verbose" in call.flags else []
     if "dry-run" in call.flags:
         return _print([*describe.describe(_resolved()), *listing])
-    changed = _load_files(call.values.get("cgroup"))
-    granted = describe.describe(_resolved()) if "verbose" in call.flags else []
-    return _print([changed, *granted, *listing])
+    changed, granted = _load_files(call.values.get("cgroup"))
+    return _print([changed, *(granted if "verbose" in call.flags else []), *listing])
 
 
-def _load_files(directory: str | None) -> str:
-    """Load what the files grant; what to say about it."""
+def _load_files(directory: str | None) -> tuple[str, list[str]]:
+    """Load what the files grant; what to say about it, and who may bind what."""
     granted: dict[Key, text.Granted] = {}
+    told: list[str] = []
 
     def read() -> tuple[dict[Key, tuple[Rule, ...]], bytes]:
         resolved = _resolved()
         granted.update(text.describe(resolved))
+        told.extend(describe.describe(resolved))
         return resolved.rules(), text.encode(granted)
 
     with load.Target.open(directory) as target:
         changed = load.load(target, read)
     users, groups = (sum(key.kind == kind for key in granted) for kind in (UID, GID))
     what = f"grants for {counted(users, 'user')} and {counted(groups, 'group')} are in force"
-    return f"loaded: {what}" if changed else f"nothing has changed: {what}"
+    return f"loaded: {what}" if changed else f"nothing has changed: {what}", told
 
 
 def _unload(call: Call) -> int:
@@ -105,7 +106,7 @@ def _edit(call: Call) -> int:
         return _print(lines)
     editing.write(edit)
     try:
-        lines.append(_load_files(call.values.get("cgroup")))
+        lines.append(_load_files(call.values.get("cgroup"))[0])
     except BaseException:
         editing.write(edit.reversed())
         raise
@@ -126,7 +127,14 @@ def _test(call: Call) -> int:
     user, *rules = call.words
     if ":" in user:
         raise UsageError(f"test: '{user}' is a rule; of which user?", "privbindctl test USER RULE")
-    account = look_up(user)
+    if user in ("root", "0"):
+        raise UsageError("test: root may bind every port without a grant", "name the user that the server runs as")
+    try:
+        account = look_up(user)
+    except UsageError as error:
+        # What is to be done there is for a launch.
+        remedy = "privbindctl explain RULE --pid PID tells it of a process" if user.isdigit() else ""
+        raise UsageError(f"test: {error.reason.removeprefix('-u: ')}", remedy) from None
     policy = Policy.parse(rules, getservbyname)
     if posix.geteuid() != 0 and account.uid != posix.getuid():
         raise UsageError(f"test: only root can ask for {user} (sudo privbindctl test {join(call.words)})")

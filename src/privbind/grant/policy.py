@@ -143,7 +143,8 @@ class Policy:
             if not rules:
                 raise PolicyError("a policy needs a rule")
             if len(rules) > MAX_RULES:
-                raise PolicyError(f"{len(rules)} rules are more than {MAX_RULES}")
+                remedy = "write neighbouring ports as a range: 8000-8080"
+                raise PolicyError(f"{len(rules)} rules are more than {MAX_RULES} ({remedy})")
         set_fields(self, rules=rules)
 
     @classmethod

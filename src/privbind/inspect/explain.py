@@ -95,7 +95,9 @@ def user(name: str) -> Who:
     try:
         entry = getpwuid(int(name)) if name.isascii() and name.isdigit() and len(name) < 11 else getpwnam(name)
     except (KeyError, OverflowError, ValueError):
-        raise UsageError(f"--user: unknown user '{name}'") from None
+        # A number may be one that passwd does not know, as many in containers are.
+        remedy = "--pid PID asks for a process, whoever runs it" if name.isdigit() else ""
+        raise UsageError(f"--user: unknown user '{name}'", remedy) from None
     return Who(entry.pw_uid, entry.pw_gid, entry.pw_name)
 
 

@@ -184,7 +184,7 @@ def _checked(place: Place) -> Place:
 def _check(target: Cgroup) -> None:
     kind = target.read("cgroup.type")
     if not kind:
-        reason = "it is the root, which all processes share (a standing grant is for users: privbindctl allow)"
+        reason = "it is the root, which all processes share (it has standing grants: privbindctl allow, disallow)"
     elif kind == "domain":
         return
     else:

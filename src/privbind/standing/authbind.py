@@ -69,7 +69,7 @@ class _Conversion:
 
     def lines(self) -> Iterator[str]:
         """The whole text."""
-        yield comment("Made by privbindctl import-authbind of authbind's files. Look it through before you keep it.")
+        yield comment("Made by privbindctl import-authbind from authbind's files. Look it through before you keep it.")
         closed = self._closed(self._root)
         for folder, convert_file in (("byport", self._by_port), ("byaddr", self._by_address), ("byuid", self._by_uid)):
             place = f"{self._root}/{folder}"
