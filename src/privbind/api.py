@@ -219,7 +219,7 @@ def may_bind(rule: str | Rule | Policy | Iterable[str | Rule]) -> bool:
     from .inspect.may_bind import refused
     from .linux.sockets import port_start
 
-    policy = Policy.parse(_rules(rule), service)
+    policy = Policy.parse(_rules("rule", rule), service)
     try:
         return not refused(policy, port_start())
     except OSError as error:
@@ -241,7 +241,7 @@ def explain(
     """
     from .inspect import explain as answer
 
-    policy = Policy.parse(_rules(rule), service)
+    policy = Policy.parse(_rules("rule", rule), service)
     who = None if user is None else answer.user(str(_of("user", user, str, int)))
     if pid is not None:
         pid = number(str(_of("pid", pid, int)), 1, MAX_U32, "--pid")
@@ -267,7 +267,7 @@ def _words(
     if not _of("groups", groups, bool):
         words.append("-G")
     if allow is not None:
-        words += [word for rule in _rules(allow) for word in ("-a", rule)]
+        words += [word for rule in _rules("allow", allow) for word in ("-a", rule)]
     if _of("limit", limit, int):
         words += ["-n", str(limit)]
     words += [word for ports in _each("reuse_port", reuse_port, int, str, Ports) for word in ("-r", str(ports))]
@@ -280,11 +280,11 @@ def _words(
     return words
 
 
-def _rules(allow: object) -> list[str]:
+def _rules(name: str, given: object) -> list[str]:
     """Rules as texts. Raises TypeError, and PolicyError for an empty list, which must not come to mean every port."""
-    if isinstance(allow, Policy):
-        return [str(allow)]
-    rules = [str(rule) for rule in _each("allow", allow, str, Rule)]
+    if isinstance(given, Policy):
+        return [str(given)]
+    rules = [str(rule) for rule in _each(name, given, str, Rule)]
     if not rules:
         raise PolicyError("a policy needs a rule")
     return rules

@@ -197,8 +197,9 @@ def test_command_lines_that_are_none(launcher: str) -> None:
 )
 def test_bad_questions(rule: Any, kind: type[Exception]) -> None:
     for ask in (privbind.may_bind, privbind.explain):
-        with pytest.raises(kind):
+        with pytest.raises(kind) as caught:
             ask(rule)
+        assert kind is not TypeError or str(caught.value).startswith("rule: str or Rule, not ")
 
 
 def test_bad_questions_about_others() -> None:
