@@ -110,6 +110,7 @@ def test_a_state_that_never_comes(hook: Hook) -> None:
     [
         (["--nonsense"], "the hook is installed with a wrong argument: '--nonsense'"),
         (["--allow"], "the hook is installed with a wrong argument: '--allow'"),
+        (["--runtime=podman"], "the hook is installed with --runtime 'podman' (one of containerd, cri-o)"),
         (["tcp:80"], "the hook is installed with a wrong argument: 'tcp:80'"),
         (["--allow", "tcp:0"], "the hook's --allow: "),
         (["--allow", ""], "the hook's --allow: "),

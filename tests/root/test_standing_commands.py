@@ -46,7 +46,15 @@ def test_allow_and_disallow(standing: StandingHost, trybind: Path) -> None:
     assert answers(standing, "alice", trybind, 80, 443, 81) == ["ok"] * 4 + ["EACCES"] * 2
     assert answers(standing, "bob", trybind, 80) == ["EACCES"] * 2
     again = standing.ctl("allow", "alice", "tcp:80").ok()
-    assert again.lines == [f"note: tcp:80 is granted already, by {GRANTS}/user-alice.toml"]
+    assert again.lines == [
+        f"note: tcp:80 is granted already, by {GRANTS}/user-alice.toml",
+        "nothing has changed: grants for 1 user and 0 groups are in force",
+    ]
+    # As after a boot at which nothing was loaded.
+    standing.ctl("unload").ok()
+    again = standing.ctl("allow", "alice", "tcp:80").ok()
+    assert again.lines[1:] == ["loaded: grants for 1 user and 0 groups are in force"]
+    assert answers(standing, "alice", trybind, 80) == ["ok"] * 2
     found = standing.ctl("disallow", "alice", "tcp:80").ok()
     assert found.lines == [
         f"written: {GRANTS}/user-alice.toml",

@@ -75,6 +75,28 @@ def test_what_is_in_the_way() -> None:
     assert not any("in the way" in line for line in judge(facts("tcp:80", a_right("tcp:80"))).lines())
 
 
+@pytest.mark.parametrize(
+    ("held", "files", "load", "allow"),
+    [
+        ((), (), False, True),
+        ((), (a_right("tcp:80"),), True, True),
+        ((a_right("tcp:443"),), (a_right("tcp:80"),), True, True),
+        ((a_right("tcp:443"),), (a_right("tcp:443"),), False, True),
+        ((a_right("tcp:80", netns=8),), (a_right("tcp:80", netns=None),), False, False),
+        ((a_right("tcp:80", netns=8, key=Key(UID, 4002)),), (), False, True),
+    ],
+    ids=["no grant", "not loaded", "changed since", "another", "another namespace", "somebody else's"],
+)
+def test_what_to_do_depends_on_what_is_loaded(
+    held: tuple[Right, ...], files: tuple[Right, ...], load: bool, allow: bool
+) -> None:
+    """Nobody is told to load what is loaded, or to grant what is granted."""
+    remedies = judge(facts("tcp:80", here=Found(held), files=files, refused=("tcp:80",))).remedies
+    assert any("privbindctl load" in line for line in remedies) == load
+    assert any("privbindctl allow" in line for line in remedies) == allow
+    assert any("privbind -u alice" in line for line in remedies)
+
+
 def test_all_verdicts_are_tested() -> None:
     assert {verdict for _, _, verdict in ROWS} == set(VERDICTS)
 

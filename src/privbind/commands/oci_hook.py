@@ -94,12 +94,21 @@ def _parse(arguments: list[str]) -> _Options:
         if name not in _OPTIONS or found is None:
             raise PrivbindError(f"the hook is installed with a wrong argument: '{word}' (try {_PROGRAM} --help)")
         if name == "--runtime":
-            options.runtime = found
+            options.runtime = _runtime(found)
         elif name == "--wrap":
             options.hook = found
         else:
             options.allow.append(found)
     return options
+
+
+def _runtime(name: str) -> str:
+    """A runtime whose annotations count. Raises PrivbindError for another: no entry could ever fit there."""
+    from ..standing.annotations import TRUSTED
+
+    if name not in TRUSTED:
+        raise PrivbindError(f"the hook is installed with --runtime '{name}'", f"one of {', '.join(TRUSTED)}")
+    return name
 
 
 def _read(fd: int) -> bytes:

@@ -102,14 +102,18 @@ def _edit(call: Call) -> int:
         editing.Grantee.parse(kind, name), [rule.strip(" ") for word in rules for rule in word.split(",")], System()
     )
     lines = [f"note: {note}" for note in edit.notes]
-    if edit.before == edit.after:
-        return _print(lines)
-    editing.write(edit)
+    changed = edit.before != edit.after
+    if changed:
+        editing.write(edit)
     try:
+        # Where the file is as it is to be, too: it may not have been loaded since the boot.
         lines.append(_load_files(call.values.get("cgroup"))[0])
     except BaseException:
-        editing.write(edit.reversed())
+        if changed:
+            editing.write(edit.reversed())
         raise
+    if not changed:
+        return _print(lines)
     verb = "written" if edit.after is not None else "removed"
     below = [f"--cgroup={call.values['cgroup']}"] if "cgroup" in call.values else []
     return _print([f"{verb}: {edit.path}", *lines, f"to undo: privbindctl {join([*edit.undo, *below])}"])

@@ -7,7 +7,7 @@ JSON. Nothing is asked here.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from shlex import quote
 
 from ..grant.policy import PROTOCOLS, Policy, Ports, Rule
@@ -350,14 +350,42 @@ def _obstacles(facts: Facts) -> list[str]:
     return found
 
 
+def _is_standing(facts: Facts, rule: Rule) -> bool:
+    """Whether a standing grant that is in force permits this, be it in another network namespace."""
+    held = facts.here.rights if facts.here is not None else ()
+    anywhere = replace(facts.asker, netns=0)
+    return any(right.kind == STANDING and not why_not(right, anywhere, rule) for right in held)
+
+
+def _unloaded(facts: Facts) -> bool:
+    """Whether the files of grants permit a part of it that no standing grant in force permits."""
+    return facts.here is not None and any(
+        not why_not(right, facts.asker, rule) and not _is_standing(facts, rule)
+        for rule in facts.rules
+        for right in facts.files or ()
+    )
+
+
+def _free(facts: Facts) -> str:
+    """How a port that is in use can be had."""
+    owners = [f"process {taken.pid}" for taken in facts.taken if taken.pid is not None]
+    end = " and ".join(dict.fromkeys(owners)) or f"whoever has it (sudo ss -lnptu 'sport = :{facts.taken[0].port}')"
+    return f"end {end}, or let both set SO_REUSEPORT (privbind -r)"
+
+
+def _for_good(facts: Facts) -> list[str]:
+    """How to give a standing grant, unless there is one already, which holds in another network namespace."""
+    if all(_is_standing(facts, rule) for rule in facts.rules):
+        return []
+    return [f"sudo privbindctl allow {facts.who.word} {quote(','.join(map(str, facts.rules)))}  # for good"]
+
+
 def _remedies(facts: Facts, verdict: str, judged: list[Judged]) -> tuple[str, ...]:
     """What to type to change it."""
     rules = quote(",".join(map(str, facts.rules)))
     who = facts.who.word
     if verdict == IN_USE:
-        owners = [f"process {taken.pid}" for taken in facts.taken if taken.pid is not None]
-        end = " and ".join(dict.fromkeys(owners)) or f"whoever has it (sudo ss -lnptu 'sport = :{facts.taken[0].port}')"
-        return (f"end {end}, or let both set SO_REUSEPORT (privbind -r)",)
+        return (_free(facts),)
     if verdict not in (REFUSED, PARTLY):
         return ()
     reasons = {entry.why_not for entry in judged}
@@ -368,12 +396,12 @@ def _remedies(facts: Facts, verdict: str, judged: list[Judged]) -> tuple[str, ..
         return ("look at what is in the way: another program on the cgroup, Landlock, a security module",)
     if "limit" in reasons:
         found.append("start it again, for a new limit, or grant more: privbind -n NUM, privbindctl grant -n NUM")
-    if facts.here is not None and facts.files and not any(entry.right.kind == STANDING for entry in judged):
+    if _unloaded(facts):
         found.append("sudo privbindctl load  # the files of grants say so already, the kernel does not")
     if facts.unit:
         found.append(f"sudo privbindctl grant --unit {quote(facts.unit)} --allow {rules}  # while it runs")
     if facts.who.uid:
-        found.append(f"sudo privbindctl allow {who} {rules}  # for good")
+        found += _for_good(facts)
         found.append(f"sudo privbind -u {who} --allow {rules} -- COMMAND  # once")
     if "namespace" in reasons:
         found.append("or start it in the network namespace that the grant is for")
