@@ -76,6 +76,18 @@ def test_what_is_in_the_way() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rules", "by"),
+    [("tcp:80", ["a:1"]), ("tcp:80-81", ["a:1", "b:1"]), ("tcp:81", ["b:1"]), ("80", ["a:1", "c:1"])],
+)
+def test_only_what_permits_it_is_named(rules: str, by: list[str]) -> None:
+    """Grants that name other ports are no right, however many there are beside one that is."""
+    rights = (("tcp:80", "a:1"), ("tcp:81", "b:1"), ("udp:80-81", "c:1"), ("tcp:443", "d:1"))
+    found = judge(facts(rules, *(a_right(policy, source=source) for policy, source in rights)))
+    assert found.verdict == "permitted"
+    assert found.right == tuple(f"standing grant for alice (uid 4001) ({source})" for source in by)
+
+
+@pytest.mark.parametrize(
     ("held", "files", "load", "allow"),
     [
         ((), (), False, True),

@@ -216,7 +216,7 @@ def judge(facts: Facts) -> Explanation:
     wanted = tuple(rule for rule in map(_reserved_part(facts.port_start), facts.rules) if rule is not None)
     judged = _judge_grants(facts, wanted)
     by_ours, part = _by_ours(judged, wanted)
-    right = [str(entry.right) for entry in judged if not entry.why_not or (by_ours and entry.why_not in _PARTS)]
+    right = [str(entry.right) for entry in _permitting(judged, wanted, by_ours)]
     if facts.capability:
         right.append("the capability CAP_NET_BIND_SERVICE")
     verdict, reasons = _verdict(facts, by_ours, part, right) if wanted else (NOT_RESERVED, [])
@@ -333,6 +333,18 @@ def _by_ours(judged: list[Judged], wanted: tuple[Rule, ...]) -> tuple[bool, list
     if parts and Policy(parts).covers(Policy(wanted)):
         return True, []
     return False, list(dict.fromkeys(map(str, parts)))
+
+
+def _permitting(judged: list[Judged], wanted: tuple[Rule, ...], by_ours: bool) -> list[Judged]:
+    """The grants that permit it: each that permits all of it, or else those that do so together."""
+    whole = [entry for entry in judged if not entry.why_not]
+    if whole or not by_ours:
+        return whole
+    return [
+        entry
+        for entry in judged
+        if entry.why_not in _PARTS and any(permitted_part(entry.right.policy, each) for each in wanted)
+    ]
 
 
 def _obstacles(facts: Facts) -> list[str]:
