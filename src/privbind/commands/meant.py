@@ -45,6 +45,9 @@ _OTHER_COMMANDS = {
     "reload": "load", "apply": "load", "start": "load", "enable": "load", "stop": "unload", "disable": "unload",
     "validate": "check", "verify": "check", "why": "explain", "monitor": "watch", "log": "watch", "logs": "watch",
 }  # fmt: skip
+_FOR_USERS = {"grant": "allow", "revoke": "disallow"}
+"""What does for a user what these do for a cgroup."""
+
 _OF_THE_SHELL = ("cd", "exec", "export", "source", ".", "ulimit", "umask", "eval", "set", "alias")
 _RUN_BY = {"py": "python3", "js": "node", "mjs": "node", "rb": "ruby", "pl": "perl", "php": "php", "sh": "sh"}
 _ROOT_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -89,15 +92,28 @@ def of_option(command: str, name: str, known: tuple[str, ...]) -> str:
         return f"it is an option of privbind: privbind {name} …"
     if name in _PORT_OPTIONS and "allow" in known:
         return "did you mean --allow tcp:80?"
+    if command in _FOR_USERS and name in ("--user", "-u", "--group", "-g"):
+        return _for_user(command, "USER")
     close = get_close_matches(name, [f"--{option}" for option in known], 1)
     return f"did you mean {close[0]}?" if close else usage(command)
 
 
+def of_word(command: str, word: str) -> str:
+    """What to do where a command of privbindctl's takes no argument."""
+    if command in _FOR_USERS and not {*word} & {*"/:"} and not word[:1].isdigit():
+        return _for_user(command, word)
+    return usage(command)
+
+
+def _for_user(command: str, user: str) -> str:
+    return f"for a user: privbindctl {_FOR_USERS[command]} {user} RULE..."
+
+
 def usage(command: str) -> str:
-    """The form of a command of privbindctl's."""
-    lines = [line.removeprefix("Usage:").strip() for line in HELP.splitlines()]
-    forms = (line.partition("  ")[0] for line in lines if line.startswith(f"privbindctl {command}"))
-    return next(forms, "privbindctl --help")
+    """The form of a command of privbindctl's, "" for none."""
+    forms = HELP.removeprefix("Usage:").partition("PLACE is")[0].split("privbindctl ")
+    found = (" ".join(form.split()) for form in forms if command and f"{form} ".startswith(f"{command} "))
+    return f"privbindctl {form}" if (form := next(found, "").strip()) else "privbindctl --help lists all"
 
 
 def _option(error: UnknownOptionError, _: Line) -> str:

@@ -28,6 +28,11 @@ _NEW = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC | posix.O
 
 def run(call: Call, place: str) -> int:
     """Do what was asked for; the exit status. Raises PrivbindError, PolicyError."""
+    if len(call.words) == 2 and call.words[0] in _RUNTIMES and call.words[1] not in _RUNTIMES:
+        raise UsageError(
+            f"oci-install: one runtime is enough, but got '{call.words[1]}' as well",
+            f"rules are given by --allow: --allow {call.words[1]}",
+        )
     if len(call.words) != 1 or call.words[0] not in _RUNTIMES:
         raise UsageError(f"oci-install: for which runtime? (one of {', '.join(_RUNTIMES)})")
     files = _files(call.words[0], call.values.get("allow"), _hook(place))

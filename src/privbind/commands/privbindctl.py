@@ -237,7 +237,7 @@ def _checked(command: str, words: tuple[str, ...], options: list[tuple[str, str 
         else:
             raise _unknown_option(command, name)
     if words and not takes_words:
-        raise UsageError(f"{command}: takes no argument, but got '{words[0]}'", _meant("usage", command))
+        raise UsageError(f"{command}: takes no argument, but got '{words[0]}'", _meant("of_word", command, words[0]))
     return Call(command, words, frozenset(found), values)
 
 
