@@ -71,6 +71,15 @@ def test_allow_and_disallow(standing: StandingHost, trybind: Path) -> None:
     assert answers(standing, "alice", trybind, 80, 443) == ["EACCES"] * 4
 
 
+def test_a_port_that_needs_no_grant(standing: StandingHost) -> None:
+    """The grant is written all the same, as the ports that are reserved may be others some day."""
+    found = standing.ctl("allow", "alice", "tcp:80,tcp:8080,tcp:1000-2000").ok()
+    note = "ports from 1024 on are not reserved here, every program may bind them"
+    assert found.lines[1] == f"note: tcp:8080 needs no grant: {note}"
+    assert [line for line in found.lines if line.startswith("note: ")] == [found.lines[1]]
+    assert "tcp:8080" in (standing.grants / "user-alice.toml").read_text()
+
+
 def test_allow_a_group(standing: StandingHost, trybind: Path) -> None:
     found = standing.ctl("allow", "--group", "web", "tcp:80").ok()
     assert found.lines[0] == f"written: {GRANTS}/group-web.toml"

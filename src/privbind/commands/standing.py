@@ -101,7 +101,7 @@ def _edit(call: Call) -> int:
     edit = act(
         editing.Grantee.parse(kind, name), [rule.strip(" ") for word in rules for rule in word.split(",")], System()
     )
-    lines = [f"note: {note}" for note in edit.notes]
+    lines = [f"note: {note}" for note in (*edit.notes, *_needless(edit.added))]
     changed = edit.before != edit.after
     if changed:
         editing.write(edit)
@@ -117,6 +117,17 @@ def _edit(call: Call) -> int:
     verb = "written" if edit.after is not None else "removed"
     below = [f"--cgroup={call.values['cgroup']}"] if "cgroup" in call.values else []
     return _print([f"{verb}: {edit.path}", *lines, f"to undo: privbindctl {join([*edit.undo, *below])}"])
+
+
+def _needless(rules: Iterable[str]) -> list[str]:
+    """What to say of rules that name no reserved port."""
+    from ..grant.policy import Policy
+    from ..linux.sockets import port_start
+
+    start = port_start()
+    found = [rule for rule in rules if all(each.ports.low >= start for each in Policy.parse([rule]).rules or ())]
+    what = f"ports from {start} on are not reserved here, every program may bind them"
+    return [f"{rule} needs no grant: {what}" for rule in found]
 
 
 def _test(call: Call) -> int:
