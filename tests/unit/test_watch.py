@@ -181,7 +181,7 @@ USED_UP = a_right("tcp:80", key=None, kind="placed", limit=1, left=0)
         (True, (OUR,), False, "bound", ""),
         (True, (USED_UP,), False, "bound", ""),
         (True, (a_right("tcp:81"),), True, "bound-by-none-of-ours", ""),
-        (True, None, None, "bound", ""),
+        (True, None, None, "bound-by-unknown", ""),
         (False, (OUR,), False, "failed", ""),
         (False, (), True, "failed", ""),
         (False, (), False, "refused", ""),
@@ -199,6 +199,11 @@ def test_verdicts(
 ) -> None:
     found = judge(Outcome(1, attempt(), bound), rights, capable)
     assert (found.verdict, found.why) == (verdict, why)
+
+
+def test_a_helper_that_is_gone_had_a_grant() -> None:
+    """It ends with the last bind of its limit."""
+    assert judge(Outcome(1, attempt(), True, by_helper=True), None, None).verdict == "bound"
 
 
 def test_root_that_is_gone_is_not_called_refused() -> None:

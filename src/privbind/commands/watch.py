@@ -11,7 +11,7 @@ from time import gmtime, localtime, strftime
 from ..errors import PrivbindError, UsageError, counted, strerror
 from ..grant.policy import parse_ports
 from ..inspect.watch import Watch
-from ..inspect.watch_events import BOUND_BY_OURS, BY_NONE_OF_OURS, FAILED, NOT_BOUND, REFUSED
+from ..inspect.watch_events import BOUND_BY_OURS, BY_NONE_OF_OURS, BY_UNKNOWN, FAILED, NOT_BOUND, REFUSED
 from ..linux.files import write_all
 from .output import printable, say, width
 
@@ -36,16 +36,15 @@ _INTERVAL_MS = 25
 _AT_ONCE = 128  # binds that are written together
 _STDOUT = 1
 
-_WORDS = {
-    BOUND_BY_OURS: "bound",
-    BY_NONE_OF_OURS: "bound, by none of ours",
-    REFUSED: "refused",
-    FAILED: "failed (probably in use)",
-    NOT_BOUND: "not bound",
+_SHOWN = {
+    BOUND_BY_OURS: ("bound", "bound", "32", "6"),
+    BY_NONE_OF_OURS: ("bound, by none of ours", "other", "33", "5"),
+    BY_UNKNOWN: ("bound, by which right could not be seen", "bound?", "33", "5"),
+    REFUSED: ("refused", "refused", "31", "4"),
+    FAILED: ("failed (probably in use)", "failed", "35", "5"),
+    NOT_BOUND: ("not bound", "no", "35", "5"),
 }
-_SHORT = {BOUND_BY_OURS: "bound", BY_NONE_OF_OURS: "other", REFUSED: "refused", FAILED: "failed", NOT_BOUND: "no"}
-_COLOURS = {BOUND_BY_OURS: "32", BY_NONE_OF_OURS: "33", REFUSED: "31", FAILED: "35", NOT_BOUND: "35"}
-_PRIORITIES = {BOUND_BY_OURS: "6", BY_NONE_OF_OURS: "5", REFUSED: "4", FAILED: "5", NOT_BOUND: "5"}  # syslog(3)
+"""Each verdict in words, in the table, its colour there, and its priority in the journal (syslog(3))."""
 _WARNING = "4"
 _INFO = "6"
 
@@ -287,7 +286,7 @@ class _Lines(_Out):
         )
         words = " ".join(f"{name}={quote(printable(value))}" for name, value in said if value is not None)
         corrects = " (corrects what was said before)" if bind.corrects else ""
-        verdict = _WORDS[bind.judgement.verdict]
+        verdict, *_ = _SHOWN[bind.judgement.verdict]
         return f"{_utc(bind.time_ns)} {what(bind)} {verdict}{corrects}: {words}\n".encode()
 
 
@@ -298,9 +297,10 @@ class _Table(_Out):
 
     def bind(self, bind: Bind) -> bytes:
         process = bind.process
+        _, verdict, colour, _ = _SHOWN[bind.judgement.verdict]
         row = {
             "TIME": strftime("%H:%M:%S", localtime(bind.time_ns // 1_000_000_000)),
-            "VERDICT": _SHORT[bind.judgement.verdict] + ("*" if bind.corrects else ""),
+            "VERDICT": verdict + ("*" if bind.corrects else ""),
             "BIND": what(bind),
             "PID": str(process.pid),
             "USER": self.user(process.uid),
@@ -312,7 +312,7 @@ class _Table(_Out):
         if columns != self._width:
             self._width = columns
             text = f"{table_row({name: name for name, _ in _COLUMNS}, columns)}\n".encode()
-        return text + f"{table_row(row, columns, _COLOURS[bind.judgement.verdict])}\n".encode()
+        return text + f"{table_row(row, columns, colour)}\n".encode()
 
 
 def table_row(row: dict[str, str], columns: int, colour: str = "") -> str:
@@ -386,9 +386,10 @@ class _Journal(_Out):
         if bind.process.arguments is not None:
             fields += [("PRIVBIND_ARGUMENT", word) for word in bind.process.arguments]
         process = bind.process
+        verdict, _, _, priority = _SHOWN[bind.judgement.verdict]
         who = f"{process.program or process.name}, process {process.pid} of {self.user(process.uid)}"
-        message = "; ".join(filter(None, (f"{what(bind)} {_WORDS[bind.judgement.verdict]}: {who}", by(bind))))
-        return self._entry(bind.judgement.verdict, message, _PRIORITIES[bind.judgement.verdict], *fields)
+        message = "; ".join(filter(None, (f"{what(bind)} {verdict}: {who}", by(bind))))
+        return self._entry(bind.judgement.verdict, message, priority, *fields)
 
     @staticmethod
     def _entry(verdict: str, message: str, priority: str, *fields: tuple[str, str]) -> bytes:

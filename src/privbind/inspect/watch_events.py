@@ -29,12 +29,14 @@ HELPER = b"privbind-helper"
 
 BOUND_BY_OURS = "bound"
 BY_NONE_OF_OURS = "bound-by-none-of-ours"
+BY_UNKNOWN = "bound-by-unknown"
 REFUSED = "refused"
 FAILED = "failed"
 NOT_BOUND = "not-bound"
-VERDICTS = (BOUND_BY_OURS, BY_NONE_OF_OURS, REFUSED, FAILED, NOT_BOUND)
-"""failed: there is a right, and it was not bound all the same, so it is probably in use. not-bound: whether there is a
-right could not be seen, or events were lost."""
+VERDICTS = (BOUND_BY_OURS, BY_NONE_OF_OURS, BY_UNKNOWN, REFUSED, FAILED, NOT_BOUND)
+"""bound-by-unknown: the grants could not be seen, so whether one permits it is not known.
+failed: there is a right, and it was not bound all the same, so it is probably in use.
+not-bound: whether there is a right could not be seen, or events were lost."""
 
 _PROTOCOLS = {IPPROTO_TCP: TCP, IPPROTO_UDP: UDP}
 _NEAREST_FIRST = ("limit", "namespace", "user", "address", "protocol", "port")
@@ -213,7 +215,9 @@ def judge(outcome: Outcome, rights: tuple[Right, ...] | None, capable: bool | No
     """The verdict. ``capable``: whether the process that binds holds the capability, None where that is not known."""
     attempt = outcome.attempt
     if rights is None:
-        return Judgement(BOUND_BY_OURS if outcome.bound else NOT_BOUND, None)
+        # A helper binds what its grant permits, and nothing else.
+        bound = BOUND_BY_OURS if outcome.by_helper else BY_UNKNOWN
+        return Judgement(bound if outcome.bound else NOT_BOUND, None)
     wanted = one_bind(_PROTOCOLS.get(attempt.protocol), unmapped(attempt.address), attempt.port)
     named = attempt.protocol in _PROTOCOLS
     reasons = [
