@@ -231,14 +231,13 @@ def explain(
 ) -> Explanation:
     """Why this process may bind what a rule means, or may not, and what to do about it.
 
-    ``user`` (a name or a uid) asks for a process of that user's that is started here, ``pid`` for another process; one
-    of them at most.
+    ``user`` (a name or a uid) asks for a process of that user's that is started here, ``pid`` for another process.
     What comes back has the text of ``privbindctl explain`` in ``text()`` and the values of its JSON in ``values()``;
     its ``verdict`` is one word. Changes nothing and touches no port, but forks a child that asks the kernel. Root sees
     everything; for others, the answer says what could not be seen.
 
-    Raises TypeError, PolicyError for a rule that is not valid, UsageError for a user or process that does not exist or
-    for both, and PrivbindError.
+    Raises TypeError, PolicyError for a rule that is not valid, UsageError for a user or process that does not exist,
+    and PrivbindError.
     """
     from .inspect import explain as answer
 

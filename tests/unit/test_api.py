@@ -205,8 +205,6 @@ def test_bad_questions(rule: Any, kind: type[Exception]) -> None:
 def test_bad_questions_about_others() -> None:
     with pytest.raises(privbind.UsageError, match="unknown user 'nosuchuser'"):
         privbind.explain("tcp:80", user="nosuchuser")
-    with pytest.raises(privbind.UsageError, match="--user and --pid do not go together"):
-        privbind.explain("tcp:80", user="nobody", pid=1)
     with pytest.raises(privbind.UsageError, match="there is no process 4194305"):
         privbind.explain("tcp:80", pid=(1 << 22) + 1)
     with pytest.raises(privbind.PolicyError, match="--pid '0' is not a whole number"):

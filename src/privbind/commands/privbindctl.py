@@ -30,7 +30,7 @@ Usage: privbindctl doctor [--json]
        privbindctl load [--dry-run] [-v]
        privbindctl unload
        privbindctl test USER RULE...
-       privbindctl explain RULE... [--user USER | --pid PID] [--json]
+       privbindctl explain RULE... [--user USER] [--pid PID] [--json]
        privbindctl watch [--json | --journal] [--port PORTS] [--user USER]
                    [--refused] [--arguments] [--cgroup DIR]
        privbindctl import-authbind

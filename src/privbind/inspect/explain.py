@@ -27,10 +27,8 @@ def explain(policy: Policy, who: Who | None = None, pid: int | None = None) -> E
 
     Without ``pid`` a process of ``who`` is meant that is started here: in the cgroup and the network namespace of this
     process. ``who`` None: the process's user, or this process's own. Only root can try binds for others; the answer
-    says what could not be seen. Raises UsageError for both, and for a process that does not exist, and PrivbindError.
+    says what could not be seen. Raises UsageError for a process that does not exist, and PrivbindError.
     """
-    if who is not None and pid is not None:
-        raise UsageError("--user and --pid do not go together", "a process has a user and privileges of its own")
     if pid is None:
         return judge(_look(policy, who, pid))
     try:
