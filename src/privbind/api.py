@@ -231,10 +231,10 @@ def explain(
 ) -> Explanation:
     """Why this process may bind what a rule means, or may not, and what to do about it.
 
-    ``user`` (a name or a uid) asks for a process of that user's that is started here, ``pid`` for another process.
-    What comes back has the text of ``privbindctl explain`` in ``text()`` and the values of its JSON in ``values()``;
-    its ``verdict`` is one word. Changes nothing and touches no port, but forks a child that asks the kernel. Root sees
-    everything; for others, the answer says what could not be seen.
+    ``user`` (a name or a uid) asks for a process of that user's that is started here, ``pid`` for another process, both
+    for one of the user's in its place. What comes back has the text of ``privbindctl explain`` in ``text()`` and the
+    values of its JSON in ``values()``; its ``verdict`` is one word. Changes nothing and touches no port, but forks a
+    child that asks the kernel. Root sees everything; for others, the answer says what could not be seen.
 
     Raises TypeError, PolicyError for a rule that is not valid, UsageError for a user or process that does not exist,
     and PrivbindError.

@@ -73,6 +73,19 @@ def test_grants_for_others(place: StandingHost) -> None:
         assert json.loads(asked.out)["verdict"] == "permitted"
 
 
+def test_a_user_in_the_place_of_a_process(place: StandingHost) -> None:
+    """The capabilities of the process that is there are not the user's."""
+    place.ctl("unload").ok()
+    root = started(place, python(BINDER))
+    for more, verdict in (([], "permitted-by-none-of-ours"), (["--user=alice"], "refused")):
+        found = json.loads(place.ctl("explain", "tcp:80", f"--pid={root.pid}", *more, "--json").ok().out)
+        assert (found["verdict"], found["pid"]) == (verdict, root.pid), found
+    place.load(GRANTS)
+    lines = place.ctl("explain", "tcp:127.0.0.1:80", f"--pid={root.pid}", "--user=alice").ok().lines
+    assert lines[0].endswith(", alice) may bind tcp:127.0.0.1:80")
+    root.communicate("")
+
+
 def test_a_program_of_anothers_is_in_the_way(standing: StandingHost) -> None:
     """It refuses what a grant permits: the verdict is the kernel's, and the program is named."""
     standing.load(GRANTS)

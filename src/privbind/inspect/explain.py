@@ -26,8 +26,9 @@ def explain(policy: Policy, who: Who | None = None, pid: int | None = None) -> E
     """Why this user, or this process, may bind what the rules say, or may not.
 
     Without ``pid`` a process of ``who`` is meant that is started here: in the cgroup and the network namespace of this
-    process. ``who`` None: the process's user, or this process's own. Only root can try binds for others; the answer
-    says what could not be seen. Raises UsageError for a process that does not exist, and PrivbindError.
+    process; with both, one of ``who`` where ``pid`` is. ``who`` None: the process's user, or this process's own. Only
+    root can try binds for others; the answer says what could not be seen. Raises UsageError for a process that does not
+    exist, and PrivbindError.
     """
     if pid is None:
         return judge(_look(policy, who, pid))
@@ -199,11 +200,11 @@ def _ancestors(pid: int) -> list[int]:
 
 
 def _capability(pid: int | None, status: dict[str, str], who: Who) -> bool | None:
-    """Whether the process holds CAP_NET_BIND_SERVICE, and over its network namespace."""
-    if pid is None:
-        if who.uid == posix.getuid():
-            return bool(int(status.get("CapEff", "0"), 16) & CAPABILITY)
+    """Whether the process holds CAP_NET_BIND_SERVICE, and over its network namespace; for another user, a new one."""
+    if who.uid != int(status["Uid"].split()[0]):
         return who.uid == 0
+    if pid is None:
+        return bool(int(status.get("CapEff", "0"), 16) & CAPABILITY)
     return holds_capability(pid, status)
 
 
