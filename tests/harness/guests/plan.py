@@ -50,7 +50,7 @@ ROWS = {
     "the hook of container runtimes": (PLAIN, ["{root}/test_oci_hook.py"]),
     "watch": (PROGRAMS, ["{root}/test_watch.py"]),
     "explain": (PLAIN, ["{root}/test_explain.py"]),
-    "few descriptors, processes, memory": (PLAIN, ["{root}/test_resource_limits.py"]),
+    "few descriptors and processes": (PLAIN, ["{root}/test_resource_limits.py"]),
     "standing grants at the root of cgroup v2": (PLAIN, ["{inside}/test_root_cgroup.py"]),
     "systemd: boot, reload, changes, services": (SYSTEMD, ["{inside}/test_systemd.py"]),
     "systemd: the units of the recipes": (SYSTEMD, ["{inside}/test_units.py"]),
