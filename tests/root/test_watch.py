@@ -565,10 +565,19 @@ def test_a_launch_whose_helper_ends_with_its_last_bind(place: StandingHost, watc
 JOURNALD = "/lib/systemd/systemd-journald"
 
 
-def test_the_journal(place: StandingHost) -> None:
-    """A real journald receives it, and finds it by the fields that docs/audit.md names."""
+@pytest.fixture(scope="module")
+def journald(place: StandingHost) -> Iterator[None]:
+    """One for all tests here: a second one would find the socket of the first, and a journal that it may not open."""
     daemon = place.popen([JOURNALD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: place.run(["test", "-S", "/run/systemd/journal/socket"]).status == 0, "journald's socket")
+    yield
+    daemon.terminate()
+    daemon.wait(60)
+
+
+@pytest.mark.usefixtures("journald")
+def test_the_journal(place: StandingHost) -> None:
+    """A real journald receives it, and finds it by the fields that docs/audit.md names."""
     watch = place.popen([place.ctl_path, "watch", "--journal", f"--cgroup={place.cgroup}"], stderr=subprocess.PIPE)
 
     def query(*matches: str) -> list[dict[str, Any]]:
@@ -591,8 +600,6 @@ def test_the_journal(place: StandingHost) -> None:
     assert not any("ARGUMENT" in name or "CMDLINE" in name for name in entry if name != "_CMDLINE")
     watch.terminate()
     assert watch.wait(60) == 0
-    daemon.terminate()
-    daemon.wait(60)
 
 
 HIDE = """
@@ -684,10 +691,9 @@ def test_a_reader_of_many_grants(place: StandingHost) -> None:
 LONG_ONES = {"few": ["x" * 100_000] * 5, "many": ["x", ""] * 2000}
 
 
+@pytest.mark.usefixtures("journald")
 def test_command_lines_that_fit_no_entry(place: StandingHost) -> None:
     """Their beginnings are recorded, and so is what comes after them."""
-    daemon = place.popen([JOURNALD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: place.run(["test", "-S", "/run/systemd/journal/socket"]).status == 0, "journald's socket")
     command = [place.ctl_path, "watch", "--journal", "--arguments", f"--cgroup={place.cgroup}"]
     watch = place.popen(command, stderr=subprocess.PIPE)
     wait_for(lambda: len(attached(place)) == 4, "the start")
@@ -706,8 +712,6 @@ def test_command_lines_that_fit_no_entry(place: StandingHost) -> None:
         process.communicate("")
     watch.terminate()
     assert watch.wait(60) == 0
-    daemon.terminate()
-    daemon.wait(60)
 
 
 def test_a_process_that_is_gone_and_a_cgroup_that_is_gone(place: StandingHost, watcher: Watcher) -> None:
