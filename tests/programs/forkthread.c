@@ -4,17 +4,20 @@
 #include "tally.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/wait.h>
 
 static struct tally *in_thread, *in_child;
-static atomic_bool stop;
+static atomic_bool begun, stop;
 static int port = 80;
 
 static void *work(void *argument)
 {
     (void)argument;
-    for (unsigned i = 0; !stop; ++i)
+    for (unsigned i = 0; !stop; ++i) {
         tally_add(in_thread, bind_once(0x10000 | (i % 4095 + 1), port));
+        begun = true;
+    }
     return NULL;
 }
 
@@ -28,6 +31,9 @@ int main(int argc, char **argv)
     pthread_t thread;
     if (pthread_create(&thread, NULL, work, NULL))
         die("pthread_create");
+    // On a busy machine all forks may take less time than the thread waits for a processor.
+    while (!begun)
+        sched_yield();
     for (int i = 0; i < forks; ++i) {
         pid_t child = fork();
         if (child < 0)
