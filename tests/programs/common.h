@@ -130,6 +130,9 @@ static inline int bind_once(unsigned host, int port)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return errno;
+    // A closed one keeps its port while a child that was just forked, or a reader of /proc, has it.
+    int reuse = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
     int error = bind(fd, (struct sockaddr *)&wanted, sizeof wanted) < 0 ? errno : 0;
     if (error == 0 &&
         (getsockname(fd, (struct sockaddr *)&bound, &length) < 0 ||
