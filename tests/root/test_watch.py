@@ -679,7 +679,7 @@ def test_a_reader_of_many_grants(place: StandingHost) -> None:
     def read() -> int:
         reader = Reader()
         with of_directory(place.cgroup) as where:
-            for _ in range(400):
+            for _ in range(300):
                 grants.grant(where, Grant(Policy.parse(["tcp:80"])))
                 assert "placed" in [right.kind for right in reader.of_cgroup(where.cgroup.fd, "").rights]
             grants.revoke(where)
