@@ -12,18 +12,17 @@ import pytest
 from ..harness.guests import page as page_module
 from ..harness.guests.outcome import Case, cases, complaints, untried
 from ..harness.guests.page import MECHANISMS, page
-from ..harness.guests.plan import CELLS, INSIDE, LIMITS_S, OLD, ROWS, SHORT, WORDS, not_run, runs
-from ..harness.guests.plan import ROOT as ROOT_TESTS
+from ..harness.guests.plan import CELLS, LIMITS_S, OLD, ROWS, SHORT, WORDS, files, not_run, runs
 from ..harness.guests.stated import FEATURES, STATED
 from ..harness.install import ROOT
 
 
 def test_every_row_has_its_tests() -> None:
-    for kind, tests in ROWS.values():
+    for row, (kind, _) in ROWS.items():
         assert kind in WORDS
         assert kind in LIMITS_S
-        for test in tests:
-            assert (ROOT / test.format(inside=INSIDE, root=ROOT_TESTS)).is_file(), test
+        for test in files(row):
+            assert (ROOT / test).is_file(), test
     assert set(SHORT) | set(OLD) <= set(ROWS)
 
 

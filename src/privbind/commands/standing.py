@@ -59,26 +59,26 @@ def _load(call: Call) -> int:
     listing = _listing() if "very-verbose" in call.flags else []
     if "dry-run" in call.flags:
         return _print([*describe.describe(_resolved()), *listing])
-    changed, granted = _load_files(call.values.get("cgroup"))
-    return _print([changed, *(granted if "verbose" in call.flags else []), *listing])
+    changed, resolved = _load_files(call.values.get("cgroup"))
+    return _print([changed, *(describe.describe(resolved) if "verbose" in call.flags else []), *listing])
 
 
-def _load_files(directory: str | None) -> tuple[str, list[str]]:
-    """Load what the files grant; what to say about it, and who may bind what."""
+def _load_files(directory: str | None) -> tuple[str, Resolved]:
+    """Load what the files grant; what to say about it, and what they grant."""
+    resolved: Resolved
     granted: dict[Key, text.Granted] = {}
-    told: list[str] = []
 
     def read() -> tuple[dict[Key, tuple[Rule, ...]], bytes]:
+        nonlocal resolved
         resolved = _resolved()
         granted.update(text.describe(resolved))
-        told.extend(describe.describe(resolved))
         return resolved.rules(), text.encode(granted)
 
     with load.Target.open(directory) as target:
         changed = load.load(target, read)
     users, groups = (sum(key.kind == kind for key in granted) for kind in (UID, GID))
     what = f"grants for {counted(users, 'user')} and {counted(groups, 'group')} are in force"
-    return f"loaded: {what}" if changed else f"nothing has changed: {what}", told
+    return f"loaded: {what}" if changed else f"nothing has changed: {what}", resolved
 
 
 def _unload(call: Call) -> int:

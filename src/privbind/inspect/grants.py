@@ -171,14 +171,14 @@ def _standing(path: str, fd: int, notes: list[str]) -> list[LiveGrant]:
 
     with load.Target(Cgroup(path, posix.dup(fd), 0, exact=False)) as target:
         found = load.in_force(target)
-        cgroup = "" if target.is_root else f" --cgroup={quote(path)}"
+        option = "" if target.is_root else f" --cgroup={quote(path)}"
     if found is None:
         return []
     if not found.complete:
-        missing = f"are there for one address family only (privbindctl load{cgroup})"
+        missing = f"are there for one address family only (privbindctl load{option})"
         notes.append(f"standing grants on cgroup '{path}' {missing}")
     granted = text.decode(found.text)
-    notes += _changed(granted, path, cgroup)
+    notes += _changed(granted, path, option)
     return [
         LiveGrant(
             mechanism="bpf",
@@ -199,8 +199,8 @@ def _standing(path: str, fd: int, notes: list[str]) -> list[LiveGrant]:
     ]
 
 
-def _changed(granted: dict[Key, Granted], path: str, cgroup: str) -> list[str]:
-    """Whether the files grant something else by now than what was loaded; ``cgroup`` is the option that names it."""
+def _changed(granted: dict[Key, Granted], path: str, option: str) -> list[str]:
+    """Whether the files grant something else by now than what was loaded; ``option`` names its cgroup."""
     from .standing import by_files
 
     try:
@@ -209,7 +209,7 @@ def _changed(granted: dict[Key, Granted], path: str, cgroup: str) -> list[str]:
         return [f"the files of grants have an error by now, so what is in force on cgroup '{path}' stays: {error}"]
     if now == granted:
         return []
-    remedy = f"privbindctl check --diff{cgroup} says what; privbindctl load{cgroup} puts it in force"
+    remedy = f"privbindctl check --diff{option} says what; privbindctl load{option} puts it in force"
     return [f"the files grant something else by now than is in force on cgroup '{path}' ({remedy})"]
 
 

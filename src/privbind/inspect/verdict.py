@@ -215,11 +215,11 @@ def judge(facts: Facts) -> Explanation:
     """What follows from what was seen. Pure."""
     wanted = tuple(rule for rule in map(_reserved_part(facts.port_start), facts.rules) if rule is not None)
     judged = _judge_grants(facts, wanted)
-    by_ours, part = _by_ours(judged, wanted)
-    right = [str(entry.right) for entry in _permitting(judged, wanted, by_ours)]
+    permitting, part = _by_ours(judged, wanted)
+    right = [str(entry.right) for entry in permitting]
     if facts.capability:
         right.append("the capability CAP_NET_BIND_SERVICE")
-    verdict, reasons = _verdict(facts, by_ours, part, right) if wanted else (NOT_RESERVED, [])
+    verdict, reasons = _verdict(facts, bool(permitting), part, right) if wanted else (NOT_RESERVED, [])
     if verdict in (NOT_RESERVED, PERMITTED, BY_NONE_OF_OURS) and facts.taken:
         verdict = IN_USE
     return Explanation(
@@ -318,33 +318,23 @@ def _judge_grants(facts: Facts, wanted: tuple[Rule, ...]) -> list[Judged]:
     return found
 
 
-def _by_ours(judged: list[Judged], wanted: tuple[Rule, ...]) -> tuple[bool, list[str]]:
-    """Whether the grants together permit all of it, and what part of it they permit otherwise."""
-    if any(not entry.why_not for entry in judged):
-        return True, []
+def _by_ours(judged: list[Judged], wanted: tuple[Rule, ...]) -> tuple[list[Judged], list[str]]:
+    """The grants that permit all of it, each or else together; where there are none, what part of it is permitted."""
+    whole = [entry for entry in judged if not entry.why_not]
+    if whole:
+        return whole, []
     # Several may do together what none does alone: their user and namespace fit, their rules are only parts.
     parts = [
-        rule
+        (entry, rule)
         for entry in judged
         if entry.why_not in _PARTS
         for each in wanted
         for rule in permitted_part(entry.right.policy, each)
     ]
-    if parts and Policy(parts).covers(Policy(wanted)):
-        return True, []
-    return False, list(dict.fromkeys(map(str, parts)))
-
-
-def _permitting(judged: list[Judged], wanted: tuple[Rule, ...], by_ours: bool) -> list[Judged]:
-    """The grants that permit it: each that permits all of it, or else those that do so together."""
-    whole = [entry for entry in judged if not entry.why_not]
-    if whole or not by_ours:
-        return whole
-    return [
-        entry
-        for entry in judged
-        if entry.why_not in _PARTS and any(permitted_part(entry.right.policy, each) for each in wanted)
-    ]
+    rules = [rule for _, rule in parts]
+    if rules and Policy(rules).covers(Policy(wanted)):
+        return [entry for entry in judged if any(entry is one for one, _ in parts)], []
+    return [], list(dict.fromkeys(map(str, rules)))
 
 
 def _obstacles(facts: Facts) -> list[str]:

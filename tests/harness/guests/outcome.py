@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
-from .plan import INSIDE, ROOT, ROWS, Run
+from .plan import Run, files
 
 
 class Case(NamedTuple):
@@ -43,9 +43,8 @@ def untried(run: Run, found: list[Case]) -> list[str]:
     """What a guest was to try and has not: files of which it tells nothing, and rows of which every test is skipped."""
     told = {case.file for case in found}
     tried = {case.file for case in found if case.result != "skipped"}
-    files = {row: [test.format(inside=INSIDE, root=ROOT) for test in ROWS[row][1]] for row in run.rows}
     missing = [test for test in run.tests if test not in told]
-    return missing + [row for row, tests in files.items() if not tried.intersection(tests)]
+    return missing + [row for row in run.rows if not tried.intersection(files(row))]
 
 
 _BAD = re.compile(

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .plan import CELLS, INSIDE, LEFT_OUT, ROOT, ROWS, not_run
+from .plan import CELLS, LEFT_OUT, ROWS, files, not_run
 from .plan import runs as planned
 from .stated import FEATURES
 
@@ -29,8 +29,8 @@ TARGET = os.environ.get("PRIVBIND_KERNELS_PAGE", "")
 def write(results: Path) -> None:
     """Write the page from the latest results of all guests."""
     if TARGET and results.is_dir():
-        files = [results / f"{run}.json" for run in planned("all", short=False)]
-        Path(TARGET).write_text(page([json.loads(path.read_text()) for path in files if path.exists()]))
+        found = [results / f"{run}.json" for run in planned("all", short=False)]
+        Path(TARGET).write_text(page([json.loads(path.read_text()) for path in found if path.exists()]))
 
 
 def page(told: list[dict[str, Any]]) -> str:
@@ -134,8 +134,8 @@ def _reasons(by_cell: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _cases(runs: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
-    files = [test.format(inside=INSIDE, root=ROOT) for test in ROWS[row][1]]
-    return [case for run in runs if run["kind"] == ROWS[row][0] for case in run["cases"] if case["file"] in files]
+    tests = files(row)
+    return [case for run in runs if run["kind"] == ROWS[row][0] for case in run["cases"] if case["file"] in tests]
 
 
 def _count(runs: list[dict[str, Any]], cell: str, row: str) -> str:

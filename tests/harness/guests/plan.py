@@ -136,13 +136,17 @@ class Run(NamedTuple):
     @property
     def tests(self) -> list[str]:
         """The files of its tests."""
-        found = [test for row in self.rows for test in ROWS[row][1]]
-        return [test.format(inside=INSIDE, root=ROOT) for test in found]
+        return [test for row in self.rows for test in files(row)]
 
     @property
     def selection(self) -> str:
         """Which of the tests in these files, as `pytest -k` takes it."""
         return f"not ({' or '.join(LEFT_OUT)})"
+
+
+def files(row: str) -> list[str]:
+    """The files of a row's tests."""
+    return [test.format(inside=INSIDE, root=ROOT) for test in ROWS[row][1]]
 
 
 def not_run(cell: str, row: str) -> str:
