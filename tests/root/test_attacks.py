@@ -22,7 +22,7 @@ from privbind.linux import cgroup, process, procfs, target
 from privbind.mechanisms.bpf import own_cgroup
 
 from ..harness.forks import forked, unified_mount
-from ..harness.host import MANY, Host, Result, gone, helper_of, python, read_line, status_of, wait_for
+from ..harness.host import MANY, TIMEOUT_S, Host, Result, gone, helper_of, python, read_line, status_of, wait_for
 from ..harness.install import bare_venv, run, world_readable_folder
 from ..harness.launches import Tree
 from ..harness.patience import fewer
@@ -361,7 +361,7 @@ def test_a_file_that_gives_no_answer_does_not_hold_up_ls(host: Host) -> None:
     fake = host.popen(["unshare", "--mount", *python(FUSE)], stdin=-1, stdout=-1)
     assert read_line(fake) == "ready\n"
     program = host.popen([Path(host.privbind).with_name("privbindctl"), "ls"], stdout=-1, stderr=-1)
-    _, said = program.communicate(timeout=20)
+    _, said = program.communicate(timeout=TIMEOUT_S)
     assert program.returncode == 0
     assert f"helper {fake.pid}: not a file in memory" in said
 
